@@ -1,0 +1,2 @@
+//! `attention`.
+pub fn all(_c: &mut criterion::Criterion) {}

@@ -1,0 +1,2 @@
+//! `fuse`.
+pub fn all(_c: &mut criterion::Criterion) {}

@@ -1,0 +1,2 @@
+//! `inp_attention`.
+pub fn all(_c: &mut criterion::Criterion) {}

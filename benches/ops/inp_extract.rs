@@ -1,0 +1,2 @@
+//! `inp_extract`.
+pub fn all(_c: &mut criterion::Criterion) {}

@@ -1,0 +1,2 @@
+//! `optimizer`.
+pub fn all(_c: &mut criterion::Criterion) {}

@@ -1,0 +1,2 @@
+//! `preprocess`.
+pub fn all(_c: &mut criterion::Criterion) {}

@@ -1,0 +1,1 @@
+//! Data-set layouts: MVTec-AD, VisA, Real-IAD, plain folders.

@@ -1,0 +1,1 @@
+//! Picture files to RGB8, as PIL decodes and converts them.

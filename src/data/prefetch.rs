@@ -1,0 +1,1 @@
+//! Ordered loading on worker threads.

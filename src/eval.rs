@@ -1,0 +1,5 @@
+//! Metrics and reports.
+
+pub mod heatmap;
+pub mod metrics;
+pub mod report;

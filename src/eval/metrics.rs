@@ -1,0 +1,1 @@
+//! AUROC, AP, F1max, AUPRO.

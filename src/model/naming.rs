@@ -1,0 +1,1 @@
+//! Official, timm and Hugging Face names to the published ones.

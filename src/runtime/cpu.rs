@@ -1,0 +1,103 @@
+//! The CPU as a device: a thread pool and an instruction tier, both chosen once.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::runtime::simd::{Elem, Kernel, Tier};
+
+/// Threads and instruction set. Cheap to clone; every op takes one.
+#[derive(Clone)]
+pub struct Cpu {
+    pool: Option<Arc<rayon::ThreadPool>>,
+    threads: usize,
+    tier: Tier,
+}
+
+impl Cpu {
+    /// `threads = None` takes every core that the process may use; the tier is the best that the chip has.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        Self::with_tier(threads, Tier::detect())
+    }
+    /// As [`Cpu::new`], with the instruction tier given; a tier that the chip lacks is refused.
+    pub fn with_tier(threads: Option<usize>, tier: Tier) -> Result<Self> {
+        if !tier.is_supported() {
+            return Err(Error::usage(format!("this processor has no {}", tier.name())));
+        }
+        let threads =
+            threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
+        let pool = if threads == 1 {
+            None
+        } else {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|i| format!("inp-former-{i}"))
+                .build()
+                .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}")))?;
+            Some(Arc::new(pool))
+        };
+        Ok(Self { pool, threads, tier })
+    }
+    /// Number of threads that ops run on.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+    /// Instruction tier that ops run on.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+    /// Runs `kernel` compiled for this device's instruction tier (f64 always runs the scalar tier).
+    #[inline]
+    pub fn dispatch<E: Elem, K: Kernel<E>>(&self, kernel: K) -> K::Output {
+        E::dispatch(self.tier, kernel)
+    }
+    /// Calls `f(0..tasks)`, in any order, on the pool. What a task computes must not depend on which thread runs it.
+    pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync + Send) {
+        match &self.pool {
+            Some(pool) if tasks > 1 => {
+                pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(&f))
+            }
+            _ => (0..tasks).for_each(f),
+        }
+    }
+    /// Splits `out` into chunks of `chunk` elements and calls `f(index, chunk)` for each, on the pool.
+    pub fn for_chunks<T: Send>(
+        &self,
+        out: &mut [T],
+        chunk: usize,
+        f: impl Fn(usize, &mut [T]) + Sync + Send,
+    ) {
+        assert!(chunk > 0 || out.is_empty(), "for_chunks: chunk of zero elements");
+        match &self.pool {
+            Some(pool) if out.len() > chunk => {
+                pool.install(|| out.par_chunks_mut(chunk).enumerate().for_each(|(i, c)| f(i, c)))
+            }
+            _ => out.chunks_mut(chunk.max(1)).enumerate().for_each(|(i, c)| f(i, c)),
+        }
+    }
+    /// As [`Cpu::for_chunks`] over two outputs split into the same number of chunks.
+    pub fn for_chunks2<T: Send, U: Send>(
+        &self,
+        a: &mut [T],
+        chunk_a: usize,
+        b: &mut [U],
+        chunk_b: usize,
+        f: impl Fn(usize, &mut [T], &mut [U]) + Sync + Send,
+    ) {
+        assert_eq!(a.len().div_ceil(chunk_a), b.len().div_ceil(chunk_b), "for_chunks2: chunk counts differ");
+        match &self.pool {
+            Some(pool) => pool.install(|| {
+                a.par_chunks_mut(chunk_a)
+                    .zip(b.par_chunks_mut(chunk_b))
+                    .enumerate()
+                    .for_each(|(i, (x, y))| f(i, x, y))
+            }),
+            None => a
+                .chunks_mut(chunk_a)
+                .zip(b.chunks_mut(chunk_b))
+                .enumerate()
+                .for_each(|(i, (x, y))| f(i, x, y)),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One body, several instruction sets: kernels are generic over [`Simd`] and compiled once a tier; the tier is
+//! chosen at run time. Only this module's files hold intrinsics.
+//!
+//! A kernel is a struct with `#[inline(always)] fn run<S: Simd>(self, s: S)`; [`Cpu::dispatch`](super::Cpu::dispatch)
+//! calls it inside a function that enables the tier's target features, so that everything inlines into it.
+
+pub mod avx2;
+pub mod avx512;
+pub mod scalar;
+pub mod slice;
+
+use std::fmt::{Debug, Display};
+use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+
+/// Element of a tensor: `f32`, and `f64` for gradient checks (which run the same bodies on the scalar tier).
+pub trait Elem:
+    Copy
+    + Default
+    + PartialOrd
+    + PartialEq
+    + Send
+    + Sync
+    + Debug
+    + Display
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + 'static
+{
+    const ZERO: Self;
+    const ONE: Self;
+    /// Nearest value.
+    fn from_f64(x: f64) -> Self;
+    /// Exact for f32.
+    fn to_f64(self) -> f64;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// Larger of the two.
+    fn max(self, o: Self) -> Self;
+    /// `e^self`.
+    fn exp(self) -> Self;
+    /// Absolute value.
+    fn abs(self) -> Self;
+    /// Runs `k` on `tier`.
+    fn dispatch<K: Kernel<Self>>(tier: Tier, k: K) -> K::Output;
+}
+
+macro_rules! elem {
+    ($t:ty, $exp:path, $dispatch:item) => {
+        impl Elem for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+            #[inline(always)]
+            fn max(self, o: Self) -> Self {
+                if self > o { self } else { o }
+            }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                $exp(self)
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                self.abs()
+            }
+            #[inline]
+            $dispatch
+        }
+    };
+}
+
+elem!(
+    f32,
+    libm::expf,
+    fn dispatch<K: Kernel<f32>>(tier: Tier, k: K) -> K::Output {
+        match tier {
+            Tier::Scalar => k.run(scalar::Scalar::<f32>::new()),
+            Tier::Avx2 => avx2::enter(k),
+            Tier::Avx512 => avx512::enter(k),
+        }
+    }
+);
+elem!(
+    f64,
+    libm::exp,
+    fn dispatch<K: Kernel<f64>>(_: Tier, k: K) -> K::Output {
+        k.run(scalar::Scalar::<f64>::new())
+    }
+);
+
+/// A piece of work compiled once per instruction tier.
+pub trait Kernel<E: Elem> {
+    type Output;
+    /// Must be `#[inline(always)]`, and so must every function it calls that takes `S`.
+    fn run<S: Simd<E = E>>(self, s: S) -> Self::Output;
+}
+
+/// A vector of `LANES` elements and what can be done with it. A value of the type is proof that the CPU has the tier.
+///
+/// `load`/`store` take raw pointers: SAFETY is the caller's, who checks slice lengths once at the op border.
+#[allow(clippy::missing_safety_doc)]
+pub trait Simd: Copy + Send + Sync + 'static {
+    type E: Elem;
+    type V: Copy;
+    /// Elements in a vector.
+    const LANES: usize;
+    /// Rows of the GEMM register tile.
+    const MR: usize;
+    /// Vectors across the GEMM register tile: it is `MR` x (`NV`·`LANES`).
+    const NV: usize;
+
+    fn splat(self, x: Self::E) -> Self::V;
+    /// Reads `LANES` elements.
+    unsafe fn load(self, p: *const Self::E) -> Self::V;
+    /// Writes `LANES` elements.
+    unsafe fn store(self, p: *mut Self::E, v: Self::V);
+    /// Reads `n <= LANES` elements; the rest are zero.
+    unsafe fn load_n(self, p: *const Self::E, n: usize) -> Self::V;
+    /// Writes the first `n <= LANES` elements.
+    unsafe fn store_n(self, p: *mut Self::E, n: usize, v: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a·b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// Sum of the lanes, in a fixed order.
+    fn sum(self, a: Self::V) -> Self::E;
+    /// Largest lane.
+    fn hmax(self, a: Self::V) -> Self::E;
+    /// `e^a`; below the smallest normal result it is 0.
+    fn exp(self, a: Self::V) -> Self::V;
+    /// Gauss error function.
+    fn erf(self, a: Self::V) -> Self::V;
+}
+
+/// Instruction tier of the f32 kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Plain Rust; every machine.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+}
+
+impl Tier {
+    /// Every tier, slowest first.
+    pub const ALL: [Tier; 3] = [Tier::Scalar, Tier::Avx2, Tier::Avx512];
+    /// Best tier of this chip.
+    pub fn detect() -> Self {
+        *Self::ALL.iter().rev().find(|t| t.is_supported()).unwrap_or(&Tier::Scalar)
+    }
+    /// Whether this chip can run the tier.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Tier::Scalar => true,
+            Tier::Avx2 => avx2::is_supported(),
+            Tier::Avx512 => avx512::is_supported(),
+        }
+    }
+    /// Name as printed and as accepted by `INP_SIMD`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Scalar => "scalar",
+            Tier::Avx2 => "avx2",
+            Tier::Avx512 => "avx512",
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! AVX2 with FMA: eight f32 a vector, tails by mask.
+
+use super::{Kernel, Simd};
+
+/// Whether this chip has the tier.
+pub fn is_supported() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// Runs `k` with the tier's target features on.
+pub fn enter<K: Kernel<f32>>(k: K) -> K::Output {
+    assert!(is_supported(), "AVX2 kernels on a processor without AVX2");
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: `is_supported` was asserted above.
+        unsafe { x86::go(k) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        k.run(super::scalar::Scalar::<f32>::new())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    /// SAFETY: only called after `is_supported`.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn go<K: Kernel<f32>>(k: K) -> K::Output {
+        k.run(Avx2(()))
+    }
+
+    /// Eight f32; exists only inside [`go`], so its features are on.
+    #[derive(Clone, Copy)]
+    pub struct Avx2(());
+
+    /// All ones in the first `n` lanes.
+    #[inline(always)]
+    unsafe fn tail_mask(n: usize) -> __m256i {
+        unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+    }
+
+    // SAFETY of every intrinsic below: a `Avx2` is only made in `go`, whose caller checked the features.
+    impl Simd for Avx2 {
+        type E = f32;
+        type V = __m256;
+        const LANES: usize = 8;
+        const MR: usize = 6;
+        const NV: usize = 2;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_n(self, p: *const f32, n: usize) -> __m256 {
+            unsafe { _mm256_maskload_ps(p, tail_mask(n)) }
+        }
+        #[inline(always)]
+        unsafe fn store_n(self, p: *mut f32, n: usize, v: __m256) {
+            unsafe { _mm256_maskstore_ps(p, tail_mask(n), v) }
+        }
+        #[inline(always)]
+        fn add(self, a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sub(self, a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn div(self, a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn max(self, a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn min(self, a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_min_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sqrt(self, a: __m256) -> __m256 {
+            unsafe { _mm256_sqrt_ps(a) }
+        }
+        #[inline(always)]
+        fn sum(self, a: __m256) -> f32 {
+            let mut t = [0.0f32; 8];
+            unsafe { self.store(t.as_mut_ptr(), a) };
+            ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7]))
+        }
+        #[inline(always)]
+        fn hmax(self, a: __m256) -> f32 {
+            let mut t = [0.0f32; 8];
+            unsafe { self.store(t.as_mut_ptr(), a) };
+            t.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+        }
+        #[inline(always)]
+        fn exp(self, a: __m256) -> __m256 {
+            let mut t = [0.0f32; 8];
+            unsafe {
+                self.store(t.as_mut_ptr(), a);
+                self.load(t.map(libm::expf).as_ptr())
+            }
+        }
+        #[inline(always)]
+        fn erf(self, a: __m256) -> __m256 {
+            let mut t = [0.0f32; 8];
+            unsafe {
+                self.store(t.as_mut_ptr(), a);
+                self.load(t.map(libm::erff).as_ptr())
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The tier that every machine has: vectors of four elements in plain Rust, which the compiler may vectorise. It is
+//! also how f64 runs.
+
+use std::marker::PhantomData;
+
+use super::{Elem, Simd};
+
+/// Lanes of the scalar tier.
+const N: usize = 4;
+
+/// Plain Rust, any element.
+#[derive(Clone, Copy)]
+pub struct Scalar<E>(PhantomData<E>);
+
+impl<E> Scalar<E> {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+macro_rules! scalar {
+    ($t:ty, $exp:path, $erf:path) => {
+        impl Simd for Scalar<$t> {
+            type E = $t;
+            type V = [$t; N];
+            const LANES: usize = N;
+            const MR: usize = 4;
+            const NV: usize = 2;
+
+            #[inline(always)]
+            fn splat(self, x: $t) -> Self::V {
+                [x; N]
+            }
+            #[inline(always)]
+            unsafe fn load(self, p: *const $t) -> Self::V {
+                unsafe { std::ptr::read_unaligned(p.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut $t, v: Self::V) {
+                unsafe { std::ptr::write_unaligned(p.cast(), v) }
+            }
+            #[inline(always)]
+            unsafe fn load_n(self, p: *const $t, n: usize) -> Self::V {
+                let mut v = [0.0; N];
+                for i in 0..n {
+                    v[i] = unsafe { *p.add(i) };
+                }
+                v
+            }
+            #[inline(always)]
+            unsafe fn store_n(self, p: *mut $t, n: usize, v: Self::V) {
+                for i in 0..n {
+                    unsafe { *p.add(i) = v[i] };
+                }
+            }
+            #[inline(always)]
+            fn add(self, a: Self::V, b: Self::V) -> Self::V {
+                std::array::from_fn(|i| a[i] + b[i])
+            }
+            #[inline(always)]
+            fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+                std::array::from_fn(|i| a[i] - b[i])
+            }
+            #[inline(always)]
+            fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+                std::array::from_fn(|i| a[i] * b[i])
+            }
+            #[inline(always)]
+            fn div(self, a: Self::V, b: Self::V) -> Self::V {
+                std::array::from_fn(|i| a[i] / b[i])
+            }
+            /// Rounded twice: a fused operation in software would be a hundred times slower.
+            #[inline(always)]
+            fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+                std::array::from_fn(|i| a[i] * b[i] + c[i])
+            }
+            #[inline(always)]
+            fn max(self, a: Self::V, b: Self::V) -> Self::V {
+                std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+            }
+            #[inline(always)]
+            fn min(self, a: Self::V, b: Self::V) -> Self::V {
+                std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+            }
+            #[inline(always)]
+            fn sqrt(self, a: Self::V) -> Self::V {
+                a.map(<$t>::sqrt)
+            }
+            #[inline(always)]
+            fn sum(self, a: Self::V) -> $t {
+                (a[0] + a[2]) + (a[1] + a[3])
+            }
+            #[inline(always)]
+            fn hmax(self, a: Self::V) -> $t {
+                Elem::max(Elem::max(a[0], a[1]), Elem::max(a[2], a[3]))
+            }
+            #[inline(always)]
+            fn exp(self, a: Self::V) -> Self::V {
+                a.map($exp)
+            }
+            #[inline(always)]
+            fn erf(self, a: Self::V) -> Self::V {
+                a.map($erf)
+            }
+        }
+    };
+}
+
+scalar!(f32, libm::expf, libm::erff);
+scalar!(f64, libm::exp, libm::erf);

@@ -1,0 +1,7 @@
+//! The one test binary: ops against f64 references, model against goldens, data, metrics, training, the command line.
+
+mod data;
+mod eval;
+mod ops;
+mod support;
+mod weights;

@@ -1,0 +1,1 @@
+//! Pictures, data sets, few-shot views.

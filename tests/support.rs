@@ -1,0 +1,154 @@
+//! What several test modules share: golden files, the generator of goldens/README.md, comparisons that NaN cannot pass.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use inp_former::runtime::{Cpu, Elem, Tensor, Tier};
+
+/// A golden file: committed under `tests/data/goldens`, else in the folder `$INP_GOLDENS`; `None` (said) if in neither.
+pub fn golden(rel: &str) -> Option<PathBuf> {
+    let mut at = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens").join(rel)];
+    at.extend(std::env::var_os("INP_GOLDENS").map(|d| PathBuf::from(d).join(rel)));
+    let found = at.into_iter().find(|p| p.exists());
+    if found.is_none() {
+        println!("SKIPPED: golden {rel} is not here (set INP_GOLDENS to the full set)");
+    }
+    found
+}
+
+/// Every f32 tensor of a safetensors file, read with the `safetensors` crate (not with the code under test).
+pub fn read_f32(path: &std::path::Path) -> BTreeMap<String, Tensor<f32>> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    file.tensors()
+        .into_iter()
+        .filter(|(_, t)| t.dtype() == safetensors::Dtype::F32)
+        .map(|(name, t)| {
+            let data = t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            (name, Tensor::new(t.shape(), data))
+        })
+        .collect()
+}
+
+/// Largest difference relative to the reference's largest absolute value; NaN if either holds one.
+pub fn rel_err<A: Elem, B: Elem>(got: &[A], want: &[B]) -> f64 {
+    assert_eq!(got.len(), want.len(), "lengths differ");
+    let top =
+        want.iter().fold(0.0f64, |m, x| if x.to_f64().is_nan() { f64::NAN } else { m.max(x.to_f64().abs()) });
+    let diff = got.iter().zip(want).fold(0.0f64, |m, (a, b)| {
+        let d = (a.to_f64() - b.to_f64()).abs();
+        if d.is_nan() || m.is_nan() { f64::NAN } else { m.max(d) }
+    });
+    if top > 0.0 { diff / top } else { diff }
+}
+
+/// Passes only if the relative error is a number not above `tol`.
+#[track_caller]
+pub fn close<A: Elem, B: Elem>(what: &str, got: &[A], want: &[B], tol: f64) {
+    let e = rel_err(got, want);
+    assert!(e <= tol, "{what}: relative error {e:.3e} above {tol:.1e}");
+}
+
+/// Integer in (-2^24, 2^24), odd: element `i` of the generator's stream `name`.
+pub fn s_value(name: &str, i: usize) -> i64 {
+    let mut key = 0xCBF2_9CE4_8422_2325u64;
+    for b in name.bytes() {
+        key = (key ^ b as u64).wrapping_mul(0x100_0000_01B3);
+    }
+    let mut z = key.wrapping_add((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    2 * (z >> 40) as i64 + 1 - (1 << 24)
+}
+
+/// Uniform on (mean - halfwidth, mean + halfwidth), as the goldens' generator draws it.
+pub fn uniform(name: &str, shape: &[usize], mean: f64, halfwidth: f64) -> Tensor<f32> {
+    let (m, h) = (mean as f32 as f64, halfwidth as f32 as f64);
+    let n = shape.iter().product();
+    Tensor::new(shape, (0..n).map(|i| (m + s_value(name, i) as f64 / 16_777_216.0 * h) as f32).collect())
+}
+
+/// The golden weight of an official key.
+pub fn golden_weight(name: &str, shape: &[usize]) -> Tensor<f32> {
+    let (mean, half) = match name.rsplit('.').next().unwrap() {
+        "bias" => (0.0, 0.05),
+        "gamma" => (0.275, 0.225),
+        "learn_scale" => (1.0, 0.25),
+        "prototype_token" => (0.0, 1.7320508),
+        "pos_embed" => (0.0, 0.25),
+        "cls_token" | "register_tokens" | "mask_token" => (0.0, 0.5),
+        "weight" if shape.len() == 1 => (1.0, 0.25),
+        _ => (0.0, (3.0 / shape[1..].iter().product::<usize>() as f64).sqrt()),
+    };
+    uniform(name, shape, mean, half)
+}
+
+/// The golden input pictures `(B, 3, H, W)`, already normalised.
+pub fn golden_input(tag: &str, b: usize, h: usize, w: usize) -> Tensor<f32> {
+    let (gh, gw) = (h.div_ceil(28), w.div_ceil(28));
+    let (coarse, fine) = (format!("input.{tag}.coarse"), format!("input.{tag}.fine"));
+    let mut x = Tensor::zeros(&[b, 3, h, w]);
+    for p in 0..b * 3 {
+        for y in 0..h {
+            for xx in 0..w {
+                let i = (p * h + y) * w + xx;
+                let a = s_value(&coarse, (p * gh + y / 28) * gw + xx / 28) as f64 / 16_777_216.0;
+                let f = s_value(&fine, i) as f64 / 16_777_216.0;
+                x.data[i] = (a * 1.5 + f * 0.75) as f32;
+            }
+        }
+    }
+    x
+}
+
+/// Random values on (-1, 1) for op tests; `name` is the seed.
+pub fn random(name: &str, shape: &[usize]) -> Tensor<f32> {
+    uniform(name, shape, 0.0, 1.0)
+}
+
+/// As [`random`], in f64.
+pub fn random64(name: &str, shape: &[usize]) -> Tensor<f64> {
+    random(name, shape).cast()
+}
+
+/// One device a supported tier, on one and on two threads; tiers that the chip lacks are printed as skipped.
+pub fn cpus() -> Vec<Cpu> {
+    let mut v = Vec::new();
+    for tier in Tier::ALL {
+        if tier.is_supported() {
+            v.extend([1, 2].map(|n| Cpu::with_tier(Some(n), tier).unwrap()));
+        } else {
+            println!("SKIPPED: tier {} is not on this processor", tier.name());
+        }
+    }
+    v
+}
+
+/// Checks an analytic gradient against central differences in f64.
+///
+/// `loss(x)` is the scalar whose derivative `grad` claims to be, element by element at `x`.
+#[track_caller]
+pub fn check_gradient(what: &str, x: &Tensor<f64>, grad: &Tensor<f64>, loss: impl Fn(&Tensor<f64>) -> f64) {
+    assert_eq!(x.len(), grad.len(), "{what}: gradient has another length");
+    let h = 1e-5;
+    let mut p = x.clone();
+    let numeric: Vec<f64> = (0..x.len())
+        .map(|i| {
+            p.data[i] = x.data[i] + h;
+            let up = loss(&p);
+            p.data[i] = x.data[i] - h;
+            let down = loss(&p);
+            p.data[i] = x.data[i];
+            (up - down) / (2.0 * h)
+        })
+        .collect();
+    close(what, &grad.data, &numeric, 1e-7);
+}
+
+/// A scalar loss for gradient checks: `Σ y·weight`, whose gradient with respect to `y` is `weight`.
+pub fn weighted_sum(y: &Tensor<f64>, weight: &Tensor<f64>) -> f64 {
+    y.data.iter().zip(&weight.data).map(|(a, b)| a * b).sum()
+}
