@@ -1,1 +1,8 @@
-//! Training.
+//! Training: loss and first gradients, one step, schedule, checkpoints, the loop.
+
+pub mod checkpoint;
+pub mod features;
+pub mod init;
+pub mod run;
+pub mod schedule;
+pub mod step;

@@ -1,0 +1,77 @@
+//! One training step: loss, gradients, clipping, update (spec section 6).
+
+use crate::error::{Error, Result};
+use crate::model::encoder::Features;
+use crate::model::params::Trained;
+use crate::model::{Config, inp_former};
+use crate::ops::{cosine_loss, gather_loss, optimizer};
+use crate::runtime::{Cpu, Elem, Tensor};
+
+/// Weight of the coherence loss.
+const GATHER_WEIGHT: f64 = 0.2;
+/// Largest global gradient norm.
+const MAX_NORM: f64 = 0.1;
+
+/// The loss of one batch and its gradients.
+pub struct Gradients<E: Elem> {
+    /// `loss_cos + 0.2·g_loss`.
+    pub loss: f64,
+    /// Mean over the groups of `mean_b (1 - cos(flat(a_b), flat(d_b)))`.
+    pub loss_cos: f64,
+    pub g_loss: f64,
+    pub grads: Trained<E>,
+}
+
+/// Forward and backward over the features of one batch.
+pub fn gradients<E: Elem>(
+    cpu: &Cpu,
+    p: &Trained<E>,
+    cfg: &Config,
+    features: &Features<E>,
+) -> Result<Gradients<E>> {
+    let head = inp_former::forward(cpu, p, cfg, features, false, &mut |_, _| {})?;
+    let groups = head.de.len() as f64;
+    let (mut loss_cos, mut dde) = (0.0, Vec::new());
+    for (a, d) in features.groups.iter().zip(&head.de) {
+        let saved = cosine_loss::forward(cpu, a, d)?;
+        loss_cos += saved.loss.to_f64() / groups;
+        dde.push(cosine_loss::backward(cpu, a, d, &saved, E::from_f64(1.0 / groups))?);
+    }
+    let g_loss = head.gather.loss.to_f64();
+    let loss = loss_cos + GATHER_WEIGHT * g_loss;
+    if !loss.is_finite() {
+        return Err(Error::NotFinite(format!(
+            "the loss became {loss}: the weights or the pictures hold values that cannot be trained on"
+        )));
+    }
+    let dinp = gather_loss::backward(cpu, &head.fused, &head.inp, &head.gather, E::from_f64(GATHER_WEIGHT))?;
+    let mut grads = Trained::zeros(cfg);
+    inp_former::backward(cpu, p, cfg, head, &dde, dinp, &mut grads)?;
+    Ok(Gradients { loss, loss_cos, g_loss, grads })
+}
+
+/// Optimiser moments of every trained tensor, and the number of updates made.
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    pub states: Vec<optimizer::State<f32>>,
+    pub steps: u64,
+}
+
+impl Optimizer {
+    /// All moments zero.
+    pub fn new(cfg: &Config) -> Self {
+        let zero = |t: &Tensor<f32>| optimizer::State { m: t.clone(), v: t.clone(), vmax: t.clone() };
+        Self { states: Trained::zeros(cfg).tensors().into_iter().map(zero).collect(), steps: 0 }
+    }
+
+    /// Clips `grads` to the largest allowed norm and updates `p`; returns the norm before clipping.
+    pub fn step(&mut self, cpu: &Cpu, p: &mut Trained, grads: &mut Trained, lr: f64) -> Result<f64> {
+        let norm = optimizer::clip(cpu, &mut grads.tensors_mut(), MAX_NORM)?;
+        self.steps += 1;
+        let hyper = optimizer::Hyper::default();
+        for ((p, g), s) in p.tensors_mut().into_iter().zip(grads.tensors()).zip(&mut self.states) {
+            optimizer::step(cpu, p, g, s, lr, self.steps, &hyper)?;
+        }
+        Ok(norm)
+    }
+}
