@@ -1,0 +1,116 @@
+//! Blocked matrix product on the CPU: both operands plain or transposed, rows any distance apart.
+//!
+//! K is cut into blocks whose length depends on K alone; inside a block every element of C is one chain of multiply-adds,
+//! and blocks are added in order. So row r of a product has the same bits alone, in any batch and on any thread count.
+
+use super::micro::{self, Rows};
+use super::pack::Pack;
+pub use super::{micro::Start, pack::Mat};
+use crate::runtime::Cpu;
+use crate::runtime::simd::{Elem, Kernel, Simd};
+
+/// Longest K block: a panel of it and the rows that meet it stay in the second-level cache.
+const KC: usize = 512;
+
+/// C `(m, n)`, rows `ldc` apart, becomes A `(m, k)` · B `(k, n)` + `start`.
+///
+/// Cost: 2mnk FLOP; B is packed on every call (and A if transposed), so small m is bound by reading B.
+/// Panics if an operand does not lie inside its slice: ops check shapes at their border.
+pub fn gemm<E: Elem>(
+    cpu: &Cpu,
+    [m, n, k]: [usize; 3],
+    a: Mat<E>,
+    b: Mat<E>,
+    c: &mut [E],
+    ldc: usize,
+    start: Start<E>,
+) {
+    a.check(m, k);
+    b.check(k, n);
+    Mat::plain(c, ldc).check(m, n);
+    if let Start::Bias(bias) = start {
+        assert_eq!(bias.len(), n, "gemm: bias");
+    }
+    if m == 0 || n == 0 {
+        return;
+    }
+    let (mr, nr) = cpu.dispatch::<E, _>(micro::Shape);
+    let kc = k.div_ceil(k.div_ceil(KC).max(1));
+    let mut pb = vec![E::ZERO; n.div_ceil(nr) * nr * kc];
+    let mut pa = vec![E::ZERO; if a.transposed { m.div_ceil(mr) * mr * kc } else { 0 }];
+    let (rows, cols) = task(cpu.threads(), m, n, mr, nr);
+    let across = n.div_ceil(cols);
+    let c = Out(c.as_mut_ptr());
+    let mut start = start;
+    // One pass even for k = 0, where C becomes `start`.
+    for k0 in (0..k.max(1)).step_by(kc.max(1)) {
+        let kc = kc.min(k - k0);
+        panels(cpu, &mut pb, b, k0, kc, n, nr);
+        if a.transposed {
+            panels(cpu, &mut pa, Mat::plain(a.data, a.ld), k0, kc, m, mr);
+        }
+        cpu.run(m.div_ceil(rows) * across, |t| {
+            let (i, j) = (t / across * rows, t % across * cols);
+            let (m, n) = (rows.min(m - i), cols.min(n - j));
+            let a = if a.transposed {
+                Rows { p: pa[i * kc..].as_ptr(), row: 1, col: mr, block: kc }
+            } else {
+                Rows { p: a.data[i * a.ld + k0..].as_ptr(), row: a.ld, col: 1, block: a.ld }
+            };
+            let start = match start {
+                Start::Bias(bias) => Start::Bias(&bias[j..j + n]),
+                other => other,
+            };
+            cpu.dispatch(Task { shape: [m, n, kc], a, b: &pb[j * kc..], c, at: i * ldc + j, ldc, start });
+        });
+        start = Start::Add;
+    }
+}
+
+/// Packs columns `0..n` of rows `k0..k0 + kc` into panels of `width`.
+fn panels<E: Elem>(cpu: &Cpu, out: &mut [E], b: Mat<E>, k0: usize, kc: usize, n: usize, width: usize) {
+    if kc == 0 {
+        return;
+    }
+    cpu.for_chunks(&mut out[..n.div_ceil(width) * width * kc], width * kc, |p, out| {
+        let cols = width.min(n - p * width);
+        cpu.dispatch(Pack { out, width, b, k0, j0: p * width, cols })
+    });
+}
+
+/// Rows and columns of one task: large enough that A's rows are used on many panels, small enough to feed every thread.
+fn task(threads: usize, m: usize, n: usize, mr: usize, nr: usize) -> (usize, usize) {
+    let (mut rows, mut cols) = (8 * mr, 8 * nr);
+    while threads > 1 && m.div_ceil(rows) * n.div_ceil(cols) < 4 * threads && (rows > mr || cols > nr) {
+        if cols > nr { cols /= 2 } else { rows /= 2 }
+    }
+    (rows, cols)
+}
+
+/// C, written by many tasks at once, each at its own elements.
+#[derive(Clone, Copy)]
+struct Out<E>(*mut E);
+// SAFETY: tasks write disjoint rows and columns of C, which outlives them.
+unsafe impl<E: Send> Send for Out<E> {}
+unsafe impl<E: Send> Sync for Out<E> {}
+
+struct Task<'a, E> {
+    shape: [usize; 3],
+    a: Rows<E>,
+    b: &'a [E],
+    c: Out<E>,
+    at: usize,
+    ldc: usize,
+    start: Start<'a, E>,
+}
+impl<E: Elem> Kernel<E> for Task<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        // SAFETY: `gemm` checked all three matrices, and this task's rows and columns lie inside them.
+        unsafe {
+            let c = self.c.0.add(self.at);
+            micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)
+        }
+    }
+}

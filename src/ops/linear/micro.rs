@@ -1,0 +1,134 @@
+//! The register tile of every matrix product: `MR` rows by `NV` vectors of C held in registers while K runs.
+//!
+//! An element of C is one chain of fused multiply-adds over K, whatever the tile it falls in, so its bits do not depend
+//! on M, on N or on how the tiles were dealt out.
+
+use crate::runtime::simd::{Elem, Kernel, Simd};
+
+/// `(MR, NR)` of a tier's register tile.
+pub struct Shape;
+impl<E: Elem> Kernel<E> for Shape {
+    type Output = (usize, usize);
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, _: S) -> (usize, usize) {
+        (S::MR, S::NV * S::LANES)
+    }
+}
+
+/// What the sum over K is added to.
+#[derive(Clone, Copy)]
+pub enum Start<'a, E> {
+    /// Nothing: C is assigned.
+    Zero,
+    /// A bias `(N)`: C is assigned.
+    Bias(&'a [E]),
+    /// C itself.
+    Add,
+}
+
+/// Rows of A: element (i, k) is at `p + i·row + k·col`; the block of `MR` rows from row i begins at `p + i·block`.
+#[derive(Clone, Copy)]
+pub struct Rows<E> {
+    pub p: *const E,
+    pub row: usize,
+    pub col: usize,
+    pub block: usize,
+}
+
+/// C `(m, n)` from `m` rows of A and `n` columns of packed panels (`[k][NR]` each, see `pack`).
+///
+/// SAFETY: A holds `(m, k)`, `b` holds `n.div_ceil(NR)` panels, and C may be written at `i·ldc + j` for `i < m, j < n`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn block<S: Simd>(
+    s: S,
+    [m, n, k]: [usize; 3],
+    a: Rows<S::E>,
+    b: *const S::E,
+    c: *mut S::E,
+    ldc: usize,
+    start: Start<S::E>,
+) {
+    let nr = S::NV * S::LANES;
+    for j in (0..n).step_by(nr) {
+        let cols = nr.min(n - j);
+        let start = match start {
+            Start::Bias(bias) => Start::Bias(&bias[j..j + cols]),
+            other => other,
+        };
+        for i in (0..m).step_by(S::MR) {
+            let rows = S::MR.min(m - i);
+            // SAFETY: the caller's, for the rows from i and the columns from j.
+            unsafe {
+                let a = Rows { p: a.p.add(i * a.block), ..a };
+                let (b, c) = (b.add(j * k), c.add(i * ldc + j));
+                match (S::MR, cols.div_ceil(S::LANES)) {
+                    (8, 1) => tile::<S, 8, 1>(s, [rows, cols, k], a, b, c, ldc, start),
+                    (8, 2) => tile::<S, 8, 2>(s, [rows, cols, k], a, b, c, ldc, start),
+                    (8, 3) => tile::<S, 8, 3>(s, [rows, cols, k], a, b, c, ldc, start),
+                    (6, 1) => tile::<S, 6, 1>(s, [rows, cols, k], a, b, c, ldc, start),
+                    (6, 2) => tile::<S, 6, 2>(s, [rows, cols, k], a, b, c, ldc, start),
+                    (4, 1) => tile::<S, 4, 1>(s, [rows, cols, k], a, b, c, ldc, start),
+                    (4, 2) => tile::<S, 4, 2>(s, [rows, cols, k], a, b, c, ldc, start),
+                    shape => unreachable!("no register tile of {shape:?}"),
+                }
+            }
+        }
+    }
+}
+
+/// One register tile; rows past `rows` repeat the last one and are not stored.
+#[inline(always)]
+unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    [rows, cols, k]: [usize; 3],
+    a: Rows<S::E>,
+    b: *const S::E,
+    c: *mut S::E,
+    ldc: usize,
+    start: Start<S::E>,
+) {
+    let (l, nr) = (S::LANES, S::NV * S::LANES);
+    let mut at = [0; MR];
+    for (i, at) in at.iter_mut().enumerate() {
+        *at = i.min(rows - 1) * a.row;
+    }
+    let zero = s.splat(S::E::ZERO);
+    let mut acc = [[zero; NV]; MR];
+    let (mut pa, mut pb) = (a.p, b);
+    // SAFETY: the caller's; a panel has NR >= NV·LANES columns in each of its k rows.
+    unsafe {
+        for _ in 0..k {
+            let mut v = [zero; NV];
+            for (j, v) in v.iter_mut().enumerate() {
+                *v = s.load(pb.add(j * l));
+            }
+            for i in 0..MR {
+                let x = s.splat(*pa.add(at[i]));
+                for j in 0..NV {
+                    acc[i][j] = s.fma(x, v[j], acc[i][j]);
+                }
+            }
+            pa = pa.add(a.col);
+            pb = pb.add(nr);
+        }
+        for (i, acc) in acc.into_iter().enumerate() {
+            if i >= rows {
+                continue;
+            }
+            for (j, v) in acc.into_iter().enumerate() {
+                let (c, w) = (c.add(i * ldc + j * l), l.min(cols - j * l));
+                let base = match start {
+                    Start::Zero => None,
+                    Start::Bias(bias) => Some(bias.as_ptr().add(j * l)),
+                    Start::Add => Some(c.cast_const()),
+                };
+                if w == l {
+                    s.store(c, base.map_or(v, |p| s.add(v, s.load(p))));
+                } else {
+                    s.store_n(c, w, base.map_or(v, |p| s.add(v, s.load_n(p, w))));
+                }
+            }
+        }
+    }
+}
