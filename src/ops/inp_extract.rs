@@ -1,1 +1,145 @@
-//! `inp_extract`.
+//! The INP extractor's attention: the P learned prototypes look at the N tokens of each image,
+//! `softmax(q·kᵀ·D^-0.5)·v` per head, forward and backward.
+
+use crate::error::{Error, Result};
+use crate::runtime::simd::{Elem, Kernel, Simd, slice};
+use crate::runtime::{Cpu, Tensor};
+
+/// q `(P, C)` shared by the batch, kv `(B, N, 2C)`, rows ordered k, v, then head, then D → out `(B, P, C)` and the
+/// softmax `(B, H, P, N)` that the backward needs.
+pub fn forward<E: Elem>(
+    cpu: &Cpu,
+    q: &Tensor<E>,
+    kv: &Tensor<E>,
+    heads: usize,
+) -> Result<(Tensor<E>, Tensor<E>)> {
+    let (b, n, p, d) = check(q, kv, heads)?;
+    let mut probs = Tensor::zeros(&[b, heads, p, n]);
+    let mut by_head = vec![E::ZERO; b * p * heads * d];
+    cpu.for_chunks2(&mut by_head, p * d, &mut probs.data, p * n, |i, out, probs| {
+        cpu.dispatch(Head { out, probs, q: &q.data, kv: kv.slab(i / heads), head: i % heads, heads, n, d });
+    });
+    let mut out = Tensor::zeros(&[b, p, heads * d]);
+    for (i, out) in out.data.chunks_exact_mut(d).enumerate() {
+        let (b, p_, h) = (i / (heads * p), i / heads % p, i % heads);
+        out.copy_from_slice(&by_head[((b * heads + h) * p + p_) * d..][..d]);
+    }
+    Ok((out, probs))
+}
+
+/// Checks q and kv; B, N, P, D.
+fn check<E: Elem>(q: &Tensor<E>, kv: &Tensor<E>, heads: usize) -> Result<(usize, usize, usize, usize)> {
+    q.expect("inp_extract", "q", &[usize::MAX; 2])?;
+    let d = head_dim("inp_extract", q.cols(), heads)?;
+    kv.expect("inp_extract", "kv", &[usize::MAX, usize::MAX, 2 * q.cols()])?;
+    Ok((kv.shape()[0], kv.shape()[1], q.shape()[0], d))
+}
+
+/// Width of a head, for `c` channels in `heads` heads.
+pub(super) fn head_dim(op: &'static str, c: usize, heads: usize) -> Result<usize> {
+    if heads == 0 || c == 0 || c % heads != 0 {
+        let wanted = format!("(…, C) with C a multiple of {heads} heads");
+        return Err(Error::Shape { op, tensor: "q", wanted, got: format!("(…, {c})") });
+    }
+    Ok(c / heads)
+}
+
+struct Head<'a, E> {
+    out: &'a mut [E],
+    probs: &'a mut [E],
+    q: &'a [E],
+    kv: &'a [E],
+    head: usize,
+    heads: usize,
+    n: usize,
+    d: usize,
+}
+impl<E: Elem> Kernel<E> for Head<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let Self { out, probs, q, kv, head, heads, n, d } = self;
+        let c = heads * d;
+        let scale = E::from_f64((d as f64).powf(-0.5));
+        for (j, row) in kv.chunks_exact(2 * c).enumerate() {
+            for (p, q) in q.chunks_exact(c).enumerate() {
+                probs[p * n + j] = slice::dot(s, &q[head * d..][..d], &row[head * d..][..d]) * scale;
+            }
+        }
+        for (probs, out) in probs.chunks_exact_mut(n).zip(out.chunks_exact_mut(d)) {
+            let top = s.splat(slice::max(s, probs));
+            slice::map(s, probs, |x| s.exp(s.sub(x, top)));
+            let inv = E::ONE / slice::sum(s, probs);
+            slice::scale(s, probs, inv);
+            for (&w, row) in probs.iter().zip(kv.chunks_exact(2 * c)) {
+                slice::axpy(s, out, w, &row[c + head * d..][..d]);
+            }
+        }
+    }
+}
+
+/// dout `(B, P, C)`, the forward's q and kv and its softmax → dq `(P, C)`, summed over the batch in its order, and
+/// dkv `(B, N, 2C)`.
+pub fn backward<E: Elem>(
+    cpu: &Cpu,
+    dout: &Tensor<E>,
+    q: &Tensor<E>,
+    kv: &Tensor<E>,
+    probs: &Tensor<E>,
+    heads: usize,
+) -> Result<(Tensor<E>, Tensor<E>)> {
+    let (b, n, p, d) = check(q, kv, heads)?;
+    let c = heads * d;
+    dout.expect("inp_extract", "dout", &[b, p, c])?;
+    probs.expect("inp_extract", "probs", &[b, heads, p, n])?;
+    let (mut dkv, mut parts) = (kv.zeros_like(), vec![E::ZERO; b * p * c]);
+    cpu.for_chunks2(&mut dkv.data, n * 2 * c, &mut parts, p * c, |i, dkv, dq| {
+        let (dout, kv, probs) = (dout.slab(i), kv.slab(i), probs.slab(i));
+        cpu.dispatch(Backward { dq, dkv, dout, q: &q.data, kv, probs, heads, n, d });
+    });
+    let mut dq = q.zeros_like();
+    for part in parts.chunks_exact(p * c) {
+        dq.data.iter_mut().zip(part).for_each(|(y, &x)| *y += x);
+    }
+    Ok((dq, dkv))
+}
+
+struct Backward<'a, E> {
+    dq: &'a mut [E],
+    dkv: &'a mut [E],
+    dout: &'a [E],
+    q: &'a [E],
+    kv: &'a [E],
+    probs: &'a [E],
+    heads: usize,
+    n: usize,
+    d: usize,
+}
+impl<E: Elem> Kernel<E> for Backward<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let Self { dq, dkv, dout, q, kv, probs, heads, n, d } = self;
+        let c = heads * d;
+        let rows = q.len() / c;
+        let scale = E::from_f64((d as f64).powf(-0.5));
+        let mut dprobs = vec![E::ZERO; n];
+        for h in 0..heads {
+            for p in 0..rows {
+                let at = p * c + h * d;
+                let (q, dout, dq) = (&q[at..at + d], &dout[at..at + d], &mut dq[at..at + d]);
+                let probs = &probs[(h * rows + p) * n..][..n];
+                for (dp, row) in dprobs.iter_mut().zip(kv.chunks_exact(2 * c)) {
+                    *dp = slice::dot(s, dout, &row[c + h * d..][..d]);
+                }
+                let inner = slice::dot(s, probs, &dprobs);
+                for (j, drow) in dkv.chunks_exact_mut(2 * c).enumerate() {
+                    let ds = probs[j] * (dprobs[j] - inner) * scale;
+                    slice::axpy(s, dq, ds, &kv[j * 2 * c + h * d..][..d]);
+                    slice::axpy(s, &mut drow[h * d..][..d], ds, q);
+                    slice::axpy(s, &mut drow[c + h * d..][..d], probs[j], dout);
+                }
+            }
+        }
+    }
+}
