@@ -1,1 +1,5 @@
-//! Metrics and reports.
+//! Metrics against goldens and brute force; reports; pictures.
+
+mod heatmap;
+mod metrics;
+mod report;
