@@ -2,6 +2,9 @@
 
 mod data;
 mod eval;
+mod model;
+mod models;
 mod ops;
 mod support;
+mod train;
 mod weights;

@@ -33,7 +33,7 @@ pub fn forward<E: Elem>(
     let patches = patch_embed::forward(cpu, img, &enc.patch.w, &enc.patch.b)?;
     tap("enc.patch_embed", &patches);
     let [height, width] = [2, 3].map(|axis| img.shape()[axis] / enc.patch.w.shape()[2]);
-    let pos = patch_embed::pos_embed(&enc.pos, (height, width))?;
+    let pos = patch_embed::pos_embed(cpu, &enc.pos, (height, width))?;
     tap("pos_embed_interp", &pos);
     let mut x = patch_embed::tokens(cpu, &patches, &pos, &enc.cls, enc.registers.as_ref())?;
     tap("enc.tokens", &x);

@@ -60,7 +60,9 @@ pub fn backward<E: Elem>(
     let (g2, n2) = (&p.norm2.gain, &mut d.norm2);
     let mut dmid = layernorm::backward(cpu, &dnorm, &s.mid, g2, &s.stats_mid, &mut n2.gain, &mut n2.bias)?;
     fuse::add(cpu, &mut dmid, dinp)?;
-    fuse::add_sum(dprototypes, &dmid)?;
+    for image in dmid.data.chunks(prototypes.len()) {
+        dprototypes.data.iter_mut().zip(image).for_each(|(d, x)| *d += *x);
+    }
     let dout = linear::backward(cpu, &dmid, &s.out, &p.proj.w, &mut d.proj.w, Some(&mut d.proj.b), true)?;
     let (dq, dkv) = inp_extract::backward(cpu, &dout.expect("asked for"), &s.q, &s.kv, &s.probs, heads)?;
     let dnorm_f = linear::backward(cpu, &dkv, &s.norm_f, &p.kv.w, &mut d.kv.w, Some(&mut d.kv.b), true)?;

@@ -67,3 +67,51 @@ pub fn drop_prefix<E: Elem>(cpu: &Cpu, x: &Tensor<E>, prefix: usize) -> Result<T
     cpu.for_chunks(&mut y.data, (t - prefix) * c, |i, y| y.copy_from_slice(&x.slab(i)[prefix * c..]));
     Ok(y)
 }
+
+/// `y += x`. Where x is smaller it is repeated along y's slowest axes: y `(B, P, C)`, x `(P, C)`.
+pub fn add<E: Elem>(cpu: &Cpu, y: &mut Tensor<E>, x: &Tensor<E>) -> Result<()> {
+    add_rows(cpu, y, x, None)
+}
+
+/// `y += scale ∘ x`, row by row: y and x `(…, C)`, scale `(C)`.
+pub fn add_scaled<E: Elem>(cpu: &Cpu, y: &mut Tensor<E>, x: &Tensor<E>, scale: &Tensor<E>) -> Result<()> {
+    scale.expect("fuse", "scale", &[y.cols()])?;
+    add_rows(cpu, y, x, Some(&scale.data))
+}
+
+fn add_rows<E: Elem>(cpu: &Cpu, y: &mut Tensor<E>, x: &Tensor<E>, scale: Option<&[E]>) -> Result<()> {
+    if x.is_empty() || y.len() % x.len() != 0 || y.cols() != x.cols() {
+        return Err(Error::Shape {
+            op: "fuse",
+            tensor: "x",
+            wanted: format!("a shape that repeats to {:?}", y.shape()),
+            got: format!("{:?}", x.shape()),
+        });
+    }
+    let c = y.cols();
+    let rows = CHUNK.div_ceil(c);
+    cpu.for_chunks(&mut y.data, rows * c, |i, y| cpu.dispatch(AddRows { y, x, first: i * rows, scale }));
+    Ok(())
+}
+
+/// Rows `first..` of `y += scale ∘ x`, x repeated.
+struct AddRows<'a, E: Elem> {
+    y: &'a mut [E],
+    x: &'a Tensor<E>,
+    first: usize,
+    scale: Option<&'a [E]>,
+}
+impl<E: Elem> Kernel<E> for AddRows<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let (c, n) = (self.x.cols(), self.x.rows());
+        for (r, y) in self.y.chunks_mut(c).enumerate() {
+            let x = self.x.row((self.first + r) % n);
+            match self.scale {
+                Some(scale) => slice::zip2(s, y, x, scale, |y, x, g| s.fma(x, g, y)),
+                None => slice::add(s, y, x),
+            }
+        }
+    }
+}

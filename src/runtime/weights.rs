@@ -141,7 +141,7 @@ pub(super) fn byte_len(shape: &[usize], dtype: Dtype) -> Option<usize> {
 }
 
 /// All of a weight file in memory: nothing stays open or mapped.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct WeightFile {
     /// Where it came from; the label of errors.
     pub path: PathBuf,

@@ -5,7 +5,7 @@ use crate::model::encoder::Features;
 use crate::model::params::Trained;
 use crate::model::{Config, inp_former};
 use crate::ops::{cosine_loss, gather_loss, optimizer};
-use crate::runtime::{Cpu, Elem, Tensor};
+use crate::runtime::{Cpu, Elem};
 
 /// Weight of the coherence loss.
 const GATHER_WEIGHT: f64 = 0.2;
@@ -60,13 +60,12 @@ pub struct Optimizer {
 impl Optimizer {
     /// All moments zero.
     pub fn new(cfg: &Config) -> Self {
-        let zero = |t: &Tensor<f32>| optimizer::State { m: t.clone(), v: t.clone(), vmax: t.clone() };
-        Self { states: Trained::zeros(cfg).tensors().into_iter().map(zero).collect(), steps: 0 }
+        Self { states: Trained::zeros(cfg).tensors().into_iter().map(optimizer::State::new).collect(), steps: 0 }
     }
 
     /// Clips `grads` to the largest allowed norm and updates `p`; returns the norm before clipping.
     pub fn step(&mut self, cpu: &Cpu, p: &mut Trained, grads: &mut Trained, lr: f64) -> Result<f64> {
-        let norm = optimizer::clip(cpu, &mut grads.tensors_mut(), MAX_NORM)?;
+        let norm = optimizer::clip(cpu, &mut grads.tensors_mut(), MAX_NORM);
         self.steps += 1;
         let hyper = optimizer::Hyper::default();
         for ((p, g), s) in p.tensors_mut().into_iter().zip(grads.tensors()).zip(&mut self.states) {

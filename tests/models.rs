@@ -1,0 +1,62 @@
+//! Models whose weights come from the goldens' generator, built as files and loaded as a user's file would be.
+
+use inp_former::Result;
+use inp_former::model::params::{Encoder, Trained};
+use inp_former::model::{Config, Model};
+use inp_former::runtime::Tensor;
+use inp_former::runtime::weights::{RawTensor, WeightFile};
+
+use crate::support::golden_weight;
+
+/// The published module sizes of goldens/README.md.
+pub fn config(name: &str) -> Config {
+    let (channels, heads, depth, layers, crop) = match name {
+        "tiny" => (64, 2, 6, vec![1, 2, 3, 4], 112),
+        "tiny518" => (64, 2, 6, vec![1, 2, 3, 4], 518),
+        "mini" => (128, 2, 6, vec![1, 2, 3, 4], 112),
+        "small252" => (384, 6, 12, (2..10).collect(), 252),
+        _ => panic!("no golden model {name}"),
+    };
+    let half = layers.len() / 2;
+    let groups = vec![(0..half).collect::<Vec<_>>(), (half..layers.len()).collect()];
+    Config {
+        channels,
+        heads,
+        hidden: 4 * channels,
+        depth,
+        registers: 4,
+        pos_grid: 37,
+        decoder_blocks: layers.len(),
+        target_layers: layers,
+        decoder_groups: groups.clone(),
+        groups,
+        prototypes: 6,
+        resize: crop + 16,
+        crop,
+        trained: true,
+        other: Default::default(),
+    }
+}
+
+/// The model as a safetensors file in memory, metadata included.
+pub fn file(cfg: &Config) -> WeightFile {
+    let mut file = WeightFile { path: "generated".into(), ..WeightFile::default() };
+    let mut put = |name: &str, shape: &[usize]| -> Result<Tensor> {
+        let t = golden_weight(name, shape);
+        file.tensors.insert(name.to_string(), RawTensor::from_f32(&t));
+        Ok(t)
+    };
+    // Blocks past the last target layer stand in the file too, as in a published one.
+    let whole = Config { target_layers: (0..cfg.depth).collect(), ..cfg.clone() };
+    Encoder::build(&whole, &mut put).unwrap();
+    if cfg.trained {
+        Trained::build(cfg, &mut put).unwrap();
+    }
+    file.metadata.insert("inp_former".into(), cfg.to_json().to_string());
+    file
+}
+
+/// The model, loaded.
+pub fn model(name: &str) -> Model {
+    Model::load(file(&config(name))).unwrap()
+}
