@@ -86,8 +86,12 @@ impl Pack {
         c = lit(c, 1.0 - 0.42 * shadow);
         if let State::Broken(end) = state {
             // Spilt powder beside the break.
-            let d = hypot((px - end - 7.0) / 11.0, py / 9.0) + 0.55 * fbm(s ^ 5, 0.35 * px, 0.35 * py);
-            c = blend(c, lit([0.93, 0.90, 0.80], 0.93 + 0.1 * noise(s ^ 6, px, py)), step(0.95, 0.75, d));
+            let d = hypot((px - end - 7.0) / 11.0, py / 9.0) + 0.7 * fbm(s ^ 5, 0.3 * px, 0.3 * py);
+            c = blend(
+                c,
+                lit([0.93, 0.90, 0.80], 0.90 + 0.14 * noise(s ^ 6, 1.3 * px, 1.3 * py)),
+                step(0.95, 0.75, d),
+            );
         }
         let e = edge(px, py);
         if e < 0.6 {

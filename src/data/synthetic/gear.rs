@@ -67,7 +67,9 @@ impl Gear {
         if let Some((k, depth)) = self.broken
             && tooth % TEETH == k
         {
-            edge = edge.min(TIP - (TIP - ROOT) * depth + 2.5 * noise(self.steel, 0.6 * x, 0.6 * y));
+            // The break runs across the tooth, slanted and uneven.
+            let slant = (flank - 0.5) * (turn - tooth - 0.5).signum() * 5.0;
+            edge = edge.min(TIP - (TIP - ROOT) * depth + slant + 0.9 * noise(self.steel, 0.5 * x, 0.5 * y));
         }
         r - edge
     }
@@ -113,14 +115,6 @@ impl Gear {
             k += 0.20 * facing(gx / n, gy / n) * step(-2.6, -1.0, d);
         }
         let mut c = lit([0.98, 1.0, 1.03], k);
-        if let Some((tooth, depth)) = self.broken {
-            // The fracture is rough and dark.
-            let a = (libm::atan2f(v, u) / TAU + 1.0) * TEETH;
-            let edge = TIP - (TIP - ROOT) * depth;
-            if a.floor() % TEETH == tooth && pr > edge - 4.0 {
-                c = lit(c, 0.72 + 0.25 * fbm(self.steel, 0.9 * u, 0.9 * v));
-            }
-        }
         if let Some(rust) = &self.rust {
             let cover = step(1.05, 0.7, rust.depth(u, v)) * self.strength;
             let tone = 0.9 + 0.5 * fbm(self.steel ^ 5, 0.45 * u, 0.45 * v);

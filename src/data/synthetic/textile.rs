@@ -12,9 +12,9 @@ const WEFT: Rgb = [0.62, 0.66, 0.70];
 struct Cloth {
     pose: Pose,
     seed: u32,
-    /// Warp yarn from, to (exclusive), between two heights.
-    gap: Option<(f32, f32, f32, f32)>,
-    fibre: Option<Stroke>,
+    /// A warp yarn that is missing between two heights.
+    gap: Option<(f32, f32, f32)>,
+    fibre: Option<(Stroke, Rgb)>,
     hole: Option<Blob>,
     stain: Option<Blob>,
     strength: f32,
@@ -32,11 +32,17 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
             "broken_thread" => {
                 let (u, v) = pose.local(at.0, at.1);
                 let yarn = (u / PITCH).floor();
-                c.gap = Some((yarn, yarn + 1.0 + r.pick(2) as f32, v - 0.5 * f.size, v + 0.5 * f.size));
+                c.gap = Some((yarn, v - 0.5 * f.size, v + 0.5 * f.size));
+                // One loose end lies on the cloth.
+                let angle = r.range(0.3, 1.2);
+                c.fibre = Some((
+                    Stroke::new(r, (at.0 + 6.0, at.1 + 0.5 * f.size - 6.0), angle, 22.0, 0.5, 3.4),
+                    WARP,
+                ));
             }
             "foreign_fibre" => {
                 let angle = r.range(0.0, PI);
-                c.fibre = Some(Stroke::new(r, at, angle, f.size, 0.5, 2.6));
+                c.fibre = Some((Stroke::new(r, at, angle, f.size, 0.5, 2.8), [0.75, 0.16, 0.14]));
             }
             "hole" => c.hole = Some(Blob::new(r, at, f.size)),
             _ => c.stain = Some(Blob::new(r, at, f.size)),
@@ -67,7 +73,7 @@ impl Cloth {
         }
         let (i, j) = ((u / PITCH).floor(), (v / PITCH).floor());
         let (a, b) = (u / PITCH - i - 0.5, v / PITCH - j - 0.5);
-        let missing = self.gap.is_some_and(|(from, to, top, end)| i >= from && i < to && v > top && v < end);
+        let missing = self.gap.is_some_and(|(yarn, top, end)| i == yarn && v > top && v < end);
         let warp_up = (i + j).rem_euclid(2.0) < 1.0;
         let (across, along) = if warp_up { (a, b) } else { (b, a) };
         let height = libm::cosf(PI * across) * (0.6 + 0.4 * libm::cosf(PI * along));
@@ -75,21 +81,21 @@ impl Cloth {
         let flank = 0.16 * if warp_up { facing(a, 0.4 * b) } else { facing(0.4 * a, b) };
         let k = 0.38 + 0.62 * height + flank;
         let mut c = match (warp_up, missing) {
-            (true, true) => lit([0.10, 0.11, 0.13], 0.8 + 0.5 * height),
+            (true, true) => lit(self.yarn(WEFT, 1, j, u, b), 0.12 + 0.22 * libm::cosf(PI * b)),
             (true, false) => lit(self.yarn(WARP, 0, i, v, a), k),
-            (false, _) => lit(self.yarn(WEFT, 1, j, u, b), if missing { k - 0.12 } else { k }),
+            (false, _) => lit(self.yarn(WEFT, 1, j, u, b), if missing { 0.75 * k } else { k }),
         };
         c = lit(c, 1.0 + 0.05 * noise(self.seed ^ 5, 0.012 * x, 0.012 * y) - 0.25 * pull);
         c = blend(c, [0.05, 0.05, 0.06], open);
         if let Some(s) = &self.stain {
             let d = s.depth(x, y);
-            let cover = step(1.05, 0.75, d) * (0.85 + 0.15 * step(0.6, 0.95, d));
+            let cover = step(1.1, 0.5, d);
             c = blend(c, [c[0] * 0.42, c[1] * 0.33, c[2] * 0.20], self.strength * cover);
         }
-        if let Some(f) = &self.fibre {
+        if let Some((f, colour)) = &self.fibre {
             c = lit(c, 1.0 - 0.4 * step(1.6, -0.6, f.edge(x - 1.2, y - 1.6)));
             let tone = 0.85 + 0.2 * noise(self.seed ^ 6, 0.7 * x, 0.7 * y);
-            c = blend(c, lit([0.75, 0.16, 0.14], tone), self.strength * step(0.3, -0.4, f.edge(x, y)));
+            c = blend(c, lit(*colour, tone), self.strength * step(0.3, -0.4, f.edge(x, y)));
         }
         c
     }
