@@ -1,0 +1,97 @@
+//! A brushed steel plate with countersunk holes.
+
+use super::canvas::*;
+use super::{Flaw, Pose, Rng};
+
+/// Grid of the holes; radius of the hole and of its countersink.
+const GRID: f32 = 54.0;
+const HOLE: f32 = 10.0;
+const SINK: f32 = 14.5;
+
+struct Plate {
+    pose: Pose,
+    seed: u32,
+    undrilled: Option<(f32, f32)>,
+    dent: Option<(f32, f32, f32)>,
+    scratch: Option<Stroke>,
+    stain: Option<Blob>,
+    strength: f32,
+}
+
+pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
+    let mut p = Plate {
+        pose,
+        seed: rng.seed(),
+        undrilled: None,
+        dent: None,
+        scratch: None,
+        stain: None,
+        strength: 1.0,
+    };
+    if let Some(mut f) = flaw {
+        let r = &mut f.rng;
+        p.strength = f.strength;
+        // Between the holes: the middle of a cell of the grid, a little off.
+        let cell = |r: &mut Rng| ((r.pick(3) as f32 - 1.0) * GRID, (r.pick(3) as f32 - 1.0) * GRID);
+        let (cx, cy) = cell(r);
+        let at = (cx + r.around(5.0), cy + r.around(5.0));
+        match f.kind {
+            "missing_hole" => p.undrilled = Some((r.pick(4) as f32 - 2.0, r.pick(4) as f32 - 2.0)),
+            "dent" => p.dent = Some((at.0, at.1, f.size)),
+            "scratch" => {
+                let angle = r.range(0.4, 2.7);
+                p.scratch = Some(Stroke::new(r, at, angle, f.size, 0.06, 2.0));
+            }
+            _ => p.stain = Some(Blob::new(r, at, f.size)),
+        }
+    }
+    Box::new(move |x, y| p.shade(x, y))
+}
+
+impl Plate {
+    fn shade(&self, x: f32, y: f32) -> Rgb {
+        let (u, v) = self.pose.local(x, y);
+        let (i, j) = ((u / GRID).floor(), (v / GRID).floor());
+        let (hx, hy) = (u - (i + 0.5) * GRID, v - (j + 0.5) * GRID);
+        let r = hypot(hx, hy);
+        let s = self.seed;
+        let brush = 0.5 * noise(s, 0.012 * u, 0.9 * v)
+            + 0.35 * noise(s ^ 1, 0.03 * u, 2.1 * v)
+            + 0.15 * noise(s ^ 2, 0.2 * u, 2.3 * v);
+        // A broad band of light along the brushing, as from a strip lamp.
+        let band = libm::expf(-(v + 40.0) * (v + 40.0) / 9000.0);
+        let mut k = 0.55 + 0.10 * band + 0.075 * brush;
+        let mut sheen = 0.0;
+        if self.undrilled != Some((i, j)) && r < SINK + 1.2 {
+            let (nx, ny) = (hx / r.max(1e-3), hy / r.max(1e-3));
+            let rings = noise(s ^ 3, 2.5 * r, 3.0);
+            let cone = 0.52 + 0.30 * facing(-nx, -ny) + 0.04 * rings;
+            k = mix1(k, cone, step(SINK + 0.5, SINK - 0.5, r));
+            // Through the hole: the bench below, its far wall catching the lamp.
+            let bench = 0.07 + 0.16 * step(HOLE - 5.0, HOLE, r) * facing(-nx, -ny).max(0.0);
+            k = mix1(k, bench, step(HOLE + 0.4, HOLE - 0.4, r));
+            k += 0.18 * step(0.9, 0.0, (r - SINK).abs()) * facing(nx, ny);
+            sheen = step(HOLE + 0.4, HOLE - 0.4, r);
+        }
+        if let Some((dx, dy, size)) = self.dent {
+            let (p, q) = ((u - dx) / size, (v - dy) / (0.8 * size));
+            let d = hypot(p, q).max(1e-3);
+            // A shallow bowl: its slope is steepest half way out.
+            let slope = 4.0 * d * (1.0 - d).max(0.0);
+            k += self.strength * (0.34 * slope * facing(-p / d, -q / d) - 0.08 * step(1.0, 0.0, d));
+        }
+        let mut c = blend(lit([1.0, 0.985, 0.96], k), [k * 0.9, k * 0.95, k], sheen);
+        if let Some(b) = &self.stain {
+            // Dried coolant: a thin film with a dark rim.
+            let d = b.depth(u, v);
+            let cover = self.strength * step(1.05, 0.85, d) * (0.65 + 0.35 * step(0.45, 0.9, d));
+            c = blend(c, [c[0] * 0.72, c[1] * 0.55, c[2] * 0.32], cover);
+        }
+        if let Some(l) = &self.scratch {
+            let e = l.edge(u, v);
+            c = lit(c, 1.0 - 0.5 * self.strength * step(1.5, 0.4, e));
+            c = blend(c, [0.95, 0.95, 0.93], self.strength * step(0.3, -0.5, e));
+        }
+        c
+    }
+}
