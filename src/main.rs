@@ -1,3 +1,7 @@
-fn main() {
-    println!("inp-former");
+//! `inp-former`: universal visual anomaly detection from the command line.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
 }

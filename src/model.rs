@@ -13,7 +13,7 @@ pub mod naming;
 pub mod params;
 
 pub use config::Config;
-pub use inp_former::Model;
+pub use inp_former::{Model, embedded};
 
 /// Called with the name and value of an activation, in the order they are made; names as in `trace`.
 pub type Tap<'a, E> = &'a mut dyn FnMut(&str, &crate::runtime::Tensor<E>);

@@ -144,13 +144,15 @@ fn backward_of_the_whole_model_is_the_derivative() {
     };
     let cpu = Cpu::new(Some(1)).unwrap();
     let mut p = Trained::<f64>::build(&cfg, &mut |n, s| Ok(random64(n, s))).unwrap();
-    let features =
-        encoder::Features { groups: (0..2).map(|g| random64(&format!("features{g}"), &[2, 5, 12])).collect() };
+    let features = encoder::Features {
+        groups: (0..2).map(|g| random64(&format!("features{g}"), &[2, 5, 12])).collect(),
+    };
     let weights: Vec<Tensor<f64>> = (0..2).map(|g| random64(&format!("weight{g}"), &[2, 5, 12])).collect();
     let winp = random64("winp", &[2, 3, 12]);
     let loss = |p: &Trained<f64>| {
         let head = net::forward(&cpu, p, &cfg, &features, false, &mut |_, _| {}).unwrap();
-        let dot = |a: &Tensor<f64>, b: &Tensor<f64>| a.data.iter().zip(&b.data).map(|(x, y)| x * y).sum::<f64>();
+        let dot =
+            |a: &Tensor<f64>, b: &Tensor<f64>| a.data.iter().zip(&b.data).map(|(x, y)| x * y).sum::<f64>();
         dot(&head.de[0], &weights[0]) + dot(&head.de[1], &weights[1]) + dot(&head.inp, &winp)
     };
     let head = net::forward(&cpu, &p, &cfg, &features, false, &mut |_, _| {}).unwrap();

@@ -36,7 +36,9 @@ fn drift(cfg: &Config, k: u64, ours: &Trained, start: &Trained, golden: &Path) -
 
 /// Ten steps on one batch along the published schedule.
 fn follows(name: &str, file: &str, meta: &str, log: &str, schedule: Schedule) {
-    let (Some(path), Some(meta)) = (golden(&format!("{name}/{file}.safetensors")), golden(meta)) else { return };
+    let (Some(path), Some(meta)) = (golden(&format!("{name}/{file}.safetensors")), golden(meta)) else {
+        return;
+    };
     let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
     let (cpu, m) = (Cpu::new(None).unwrap(), model(name));
     let features = features(&cpu, &m, name);

@@ -73,12 +73,15 @@ impl Config {
         if heads == 0 || channels % heads != 0 {
             return Err(bad(format!("{heads} heads do not divide {channels} channels")));
         }
-        let hidden = shape("encoder.blocks.0.mlp.fc1.weight").and_then(|s| s.first().copied()).unwrap_or(4 * channels);
+        let hidden =
+            shape("encoder.blocks.0.mlp.fc1.weight").and_then(|s| s.first().copied()).unwrap_or(4 * channels);
         let registers = shape("encoder.register_tokens").map_or(0, |s| s.get(1).copied().unwrap_or(0));
         let rows = shape("encoder.pos_embed").and_then(|s| s.get(1).copied()).unwrap_or(0);
         let pos_grid = (rows.saturating_sub(1) as f64).sqrt().round() as usize;
         if rows < 2 || pos_grid * pos_grid + 1 != rows {
-            return Err(bad(format!("`encoder.pos_embed` has {rows} rows, not a class row and a square grid")));
+            return Err(bad(format!(
+                "`encoder.pos_embed` has {rows} rows, not a class row and a square grid"
+            )));
         }
         let target_layers = match take_list(&mut meta, "target_layers", &bad)? {
             Some(l) => l,
@@ -97,7 +100,9 @@ impl Config {
             || target_layers.windows(2).any(|w| w[0] >= w[1])
             || *target_layers.last().expect("not empty") >= depth
         {
-            return Err(bad(format!("target layers {target_layers:?} must ascend and be below the depth {depth}")));
+            return Err(bad(format!(
+                "target layers {target_layers:?} must ascend and be below the depth {depth}"
+            )));
         }
         let halves = |n: usize| vec![(0..n.div_ceil(2)).collect(), (n.div_ceil(2)..n).collect()];
         let groups = take_groups(&mut meta, "groups", &bad)?.unwrap_or_else(|| halves(target_layers.len()));
@@ -110,7 +115,11 @@ impl Config {
         if trained {
             partition(&decoder_groups, decoder_blocks, "decoder_groups").map_err(&bad)?;
             if decoder_groups.len() != groups.len() {
-                return Err(bad(format!("{} groups but {} decoder groups", groups.len(), decoder_groups.len())));
+                return Err(bad(format!(
+                    "{} groups but {} decoder groups",
+                    groups.len(),
+                    decoder_groups.len()
+                )));
             }
         }
         let resize = take_usize(&mut meta, "resize", &bad)?.unwrap_or(448);
@@ -147,6 +156,19 @@ impl Config {
     /// Encoder blocks that must run.
     pub fn blocks(&self) -> usize {
         self.target_layers.last().map_or(0, |l| l + 1)
+    }
+    /// Calibrated threshold of the image score, if the file has one.
+    pub fn threshold(&self) -> Option<f32> {
+        self.other.get("threshold")?.get("image")?.as_f64().map(|x| x as f32)
+    }
+    /// Range of map values that heat maps are drawn on, if the file has one.
+    pub fn map_range(&self) -> Option<(f32, f32)> {
+        let r = self.other.get("map_range")?;
+        Some((r.get(0)?.as_f64()? as f32, r.get(1)?.as_f64()? as f32))
+    }
+    /// Whether the encoder is the small one that comes with the program.
+    pub fn is_demonstration(&self) -> bool {
+        self.other.get("name").and_then(Value::as_str) == Some("inp-proc-d192-b8")
     }
     /// The JSON object of the metadata key `inp_former`.
     pub fn to_json(&self) -> Value {
@@ -200,16 +222,22 @@ fn partition(groups: &[Vec<usize>], n: usize, name: &str) -> std::result::Result
 type Bad<'a> = &'a dyn Fn(String) -> Error;
 
 fn take_usize(m: &mut Map<String, Value>, key: &str, bad: Bad) -> Result<Option<usize>> {
-    m.shift_remove(key).map(|v| as_usize(&v).ok_or_else(|| bad(format!("metadata `{key}` is not a count: {v}")))).transpose()
+    m.shift_remove(key)
+        .map(|v| as_usize(&v).ok_or_else(|| bad(format!("metadata `{key}` is not a count: {v}"))))
+        .transpose()
 }
 
 fn take_list(m: &mut Map<String, Value>, key: &str, bad: Bad) -> Result<Option<Vec<usize>>> {
-    m.shift_remove(key).map(|v| as_list(&v).ok_or_else(|| bad(format!("metadata `{key}` is not a list of counts: {v}")))).transpose()
+    m.shift_remove(key)
+        .map(|v| as_list(&v).ok_or_else(|| bad(format!("metadata `{key}` is not a list of counts: {v}"))))
+        .transpose()
 }
 
 fn take_groups(m: &mut Map<String, Value>, key: &str, bad: Bad) -> Result<Option<Vec<Vec<usize>>>> {
     let parse = |v: &Value| v.as_array()?.iter().map(as_list).collect::<Option<Vec<_>>>();
-    m.shift_remove(key).map(|v| parse(&v).ok_or_else(|| bad(format!("metadata `{key}` is not a list of lists: {v}")))).transpose()
+    m.shift_remove(key)
+        .map(|v| parse(&v).ok_or_else(|| bad(format!("metadata `{key}` is not a list of lists: {v}"))))
+        .transpose()
 }
 
 fn as_usize(v: &Value) -> Option<usize> {

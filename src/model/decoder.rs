@@ -74,8 +74,15 @@ pub fn backward<E: Elem>(
     let dnorm_i = linear::backward(cpu, &dkv, &s.norm_i, &p.kv.w, &mut d.kv.w, Some(&mut d.kv.b), true)?;
     let dnorm_x = linear::backward(cpu, &dq, &s.norm_x, &p.q.w, &mut d.q.w, Some(&mut d.q.b), true)?;
     let (g, n1) = (&p.norm1.gain, &mut d.norm1);
-    let di =
-        layernorm::backward(cpu, &dnorm_i.expect("asked for"), inp, g, &s.stats_i, &mut n1.gain, &mut n1.bias)?;
+    let di = layernorm::backward(
+        cpu,
+        &dnorm_i.expect("asked for"),
+        inp,
+        g,
+        &s.stats_i,
+        &mut n1.gain,
+        &mut n1.bias,
+    )?;
     fuse::add(cpu, dinp, &di)?;
     layernorm::backward(cpu, &dnorm_x.expect("asked for"), &s.x, g, &s.stats_x, &mut n1.gain, &mut n1.bias)
 }

@@ -19,6 +19,11 @@ pub struct Model {
     source: WeightFile,
 }
 
+/// The backbone that comes with the program, so that a fresh clone can train: small, for demonstration (assets/README.md).
+pub fn embedded() -> Result<WeightFile> {
+    WeightFile::from_bytes("embedded backbone", include_bytes!("../../assets/inp-proc-d192-b8.safetensors"))
+}
+
 /// Keys that a published file may carry and that no computation here reads.
 fn is_unused(key: &str, cfg: &Config) -> bool {
     let block = |k: &str| k.strip_prefix("encoder.blocks.")?.split('.').next()?.parse::<usize>().ok();
@@ -40,7 +45,9 @@ impl Model {
             used.insert(name.to_string());
             let t = match file.tensors.get(name) {
                 None => Err(format!("missing: {name} {shape:?}")),
-                Some(t) if t.shape != shape => Err(format!("shape of {name}: wanted {shape:?}, got {:?}", t.shape)),
+                Some(t) if t.shape != shape => {
+                    Err(format!("shape of {name}: wanted {shape:?}, got {:?}", t.shape))
+                }
                 Some(t) => t.to_f32().map_err(|e| format!("{name}: {e}")),
             };
             Ok(t.unwrap_or_else(|problem| {
@@ -75,13 +82,22 @@ impl Model {
     /// Hash of the encoder's tensors that run: part of the key of cached features.
     pub fn encoder_hash(&self) -> [u8; 32] {
         let cfg = &self.config;
-        self.source.content_hash(self.source.tensors.keys().map(String::as_str).filter(|k| !is_unused(k, cfg)))
+        self.source
+            .content_hash(self.source.tensors.keys().map(String::as_str).filter(|k| !is_unused(k, cfg)))
+    }
+
+    /// This encoder with another trained part, described by `config`.
+    pub fn with_trained(&self, config: Config, trained: Trained) -> Self {
+        Self { config, trained: Some(trained), ..self.clone() }
     }
 
     /// The trained part, or a sentence that this file is a backbone.
     pub fn trained(&self) -> Result<&Trained> {
         self.trained.as_ref().ok_or_else(|| {
-            Error::file(&self.source.path, "this is an encoder without a trained INP-Former; `train` one on it first")
+            Error::file(
+                &self.source.path,
+                "this is an encoder without a trained INP-Former; `train` one on it first",
+            )
         })
     }
 }
@@ -117,7 +133,8 @@ pub fn forward<E: Elem>(
     let gather = gather_loss::forward(cpu, &fused, &inp)?;
     tap("g_loss", &Tensor::new(&[1], vec![gather.loss]));
     tap("inp_distance", &gather.dist);
-    let mut head = Head { fused, inp, gather, de: Vec::new(), extractor, bottleneck: None, decoder: Vec::new() };
+    let mut head =
+        Head { fused, inp, gather, de: Vec::new(), extractor, bottleneck: None, decoder: Vec::new() };
     if zero_shot {
         return Ok(head);
     }

@@ -97,7 +97,7 @@ pub fn crop_offset(resize: usize, crop: usize) -> Result<usize> {
 }
 
 /// Filter coefficients of some outputs along one axis.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Taps {
     /// First input and number of inputs of each output.
     spans: Vec<(usize, usize)>,
@@ -269,6 +269,7 @@ pub fn resize_nearest(
 
 /// Resizes frames to `resize`² and takes the centre `crop`² of them, computing only that. Keeps the coefficients of the
 /// last frame size and its scratch: a stream of equal frames allocates nothing.
+#[derive(Clone)]
 pub struct Cropper {
     resize: usize,
     crop: usize,

@@ -16,7 +16,13 @@ use crate::train::step::Optimizer;
 const PARTS: [&str; 4] = ["p", "m", "v", "vmax"];
 
 /// Writes the state atomically: a run killed at any moment leaves the last whole checkpoint.
-pub fn save(path: &Path, cfg: &Config, p: &Trained, opt: &Optimizer, settings: &Map<String, Value>) -> Result<()> {
+pub fn save(
+    path: &Path,
+    cfg: &Config,
+    p: &Trained,
+    opt: &Optimizer,
+    settings: &Map<String, Value>,
+) -> Result<()> {
     let mut file = WeightFile { path: path.to_path_buf(), ..WeightFile::default() };
     for ((name, p), s) in Trained::<f32>::names(cfg).iter().zip(p.tensors()).zip(&opt.states) {
         for (part, t) in PARTS.iter().zip([p, &s.m, &s.v, &s.vmax]) {
@@ -47,7 +53,8 @@ pub fn load(path: &Path, cfg: &Config, settings: &Map<String, Value>) -> Result<
         let what = format!("the run was started with other settings ({})", differs.join("; "));
         return Err(Error::file(path, format!("{what}; resume with the same ones")));
     }
-    let steps = state["iteration"].as_u64().ok_or_else(|| Error::file(path, "the checkpoint names no iteration"))?;
+    let steps =
+        state["iteration"].as_u64().ok_or_else(|| Error::file(path, "the checkpoint names no iteration"))?;
     let mut parts = PARTS.iter().map(|part| {
         Trained::build(cfg, &mut |name, shape| match file.tensors.get(&format!("{part}.{name}")) {
             Some(t) if t.shape == shape => t.to_f32(),
@@ -57,6 +64,7 @@ pub fn load(path: &Path, cfg: &Config, settings: &Map<String, Value>) -> Result<
     let mut next = || parts.next().expect("four parts");
     let (p, m, v, vmax) = (next()?, next()?, next()?, next()?);
     let owned = |t: &Trained| t.tensors().into_iter().cloned().collect::<Vec<Tensor<f32>>>();
-    let states = owned(&m).into_iter().zip(owned(&v)).zip(owned(&vmax)).map(|((m, v), vmax)| State { m, v, vmax });
+    let states =
+        owned(&m).into_iter().zip(owned(&v)).zip(owned(&vmax)).map(|((m, v), vmax)| State { m, v, vmax });
     Ok((p, Optimizer { states: states.collect(), steps }))
 }

@@ -50,7 +50,13 @@ impl Rng {
 /// Shape of the trained part that a new model gets on top of an encoder.
 pub fn plan(encoder: &Config, prototypes: usize) -> Config {
     let decoder_blocks = encoder.target_layers.len();
-    Config { prototypes, decoder_blocks, decoder_groups: encoder.groups.clone(), trained: true, ..encoder.clone() }
+    Config {
+        prototypes,
+        decoder_blocks,
+        decoder_groups: encoder.groups.clone(),
+        trained: true,
+        ..encoder.clone()
+    }
 }
 
 /// Initial weights: linear truncated normal (deviation 0.01, cut at ±0.03), biases 0, LayerNorm 1 and 0, prototypes

@@ -117,10 +117,16 @@ pub fn train(
     let images = store.len();
     let Length { batch, steps, schedule } = options.length(images)?;
     if batch < options.batch_size {
-        note(format!("only {images} training images: the batch is {batch} instead of {}", options.batch_size));
+        note(format!(
+            "only {images} training images: the batch is {batch} instead of {}",
+            options.batch_size
+        ));
     }
     if schedule.total <= schedule.warmup {
-        note(format!("{} iterations end within the warm-up of {}: the learning rate never peaks", schedule.total, schedule.warmup));
+        note(format!(
+            "{} iterations end within the warm-up of {}: the learning rate never peaks",
+            schedule.total, schedule.warmup
+        ));
     }
     let settings = settings(&cfg, store, options, batch, &schedule);
     let (mut p, mut opt) = match &options.resume {
@@ -169,14 +175,17 @@ fn finish(backbone: &Model, mut cfg: Config, p: Trained, o: &Options, images: us
         "images": images, "iterations": s.total, "batch_size": o.batch_size, "lr": o.lr, "seed": o.seed,
     });
     cfg.other.insert("training".into(), provenance);
-    let mut model = backbone.clone();
-    model.config = cfg;
-    model.trained = Some(p);
-    model
+    backbone.with_trained(cfg, p)
 }
 
 /// Everything that must be equal for a resumed run to be the same run.
-fn settings(cfg: &Config, store: &FeatureStore, o: &Options, batch: usize, s: &Schedule) -> Map<String, Value> {
+fn settings(
+    cfg: &Config,
+    store: &FeatureStore,
+    o: &Options,
+    batch: usize,
+    s: &Schedule,
+) -> Map<String, Value> {
     let value = json!({
         "images": store.len(), "features": store.fingerprint(), "batch": batch, "iterations": s.total,
         "warmup": s.warmup, "lr": s.base, "seed": o.seed, "prototypes": cfg.prototypes,

@@ -60,7 +60,10 @@ pub struct Optimizer {
 impl Optimizer {
     /// All moments zero.
     pub fn new(cfg: &Config) -> Self {
-        Self { states: Trained::zeros(cfg).tensors().into_iter().map(optimizer::State::new).collect(), steps: 0 }
+        Self {
+            states: Trained::zeros(cfg).tensors().into_iter().map(optimizer::State::new).collect(),
+            steps: 0,
+        }
     }
 
     /// Clips `grads` to the largest allowed norm and updates `p`; returns the norm before clipping.

@@ -1,0 +1,240 @@
+//! `eval`: the seven metrics of each class and their mean.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use inp_former::data::dataset::{Class, Dataset};
+use inp_former::data::image::{self, Binarize, Limits};
+use inp_former::data::prefetch;
+use inp_former::engine::score::MAP_SIDE;
+use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::eval::metrics::{self, Mode};
+use inp_former::eval::report::{self, ClassResult};
+use inp_former::fs::write_atomic;
+use inp_former::model::Config;
+use inp_former::ops::preprocess::{self, ImageView};
+use inp_former::runtime::Cpu;
+use inp_former::{Error, Result};
+use serde_json::{Value, json};
+
+use super::score::about;
+use super::{Common, DatasetKind, Done, print};
+
+#[derive(Args)]
+pub struct Eval {
+    /// Model file, or the folder that `train --setting single` wrote
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Data set
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Layout of the data set
+    #[arg(long, default_value = "auto")]
+    dataset: DatasetKind,
+    /// Only these classes
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    classes: Vec<String>,
+    /// Write the metrics as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the metrics as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// All distinct thresholds, or what the published evaluation runs (200 steps)
+    #[arg(long, default_value = "exact")]
+    metrics: MetricsKind,
+    /// Which pixels of a down-sampled mask are anomalous: above one half (published code), or any above zero (paper)
+    #[arg(long, default_value = "half")]
+    gt_binarize: BinarizeKind,
+    /// Use the distance to the picture's own prototypes
+    #[arg(long)]
+    zero_shot: bool,
+    /// Decoding threads
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum MetricsKind {
+    Exact,
+    Official,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum BinarizeKind {
+    Half,
+    Any,
+}
+
+/// How an evaluation is done, whoever asks for it.
+pub struct Setting {
+    pub mode: Mode,
+    pub binarize: Binarize,
+    pub workers: usize,
+}
+
+/// A test picture and what was found.
+pub struct Tested {
+    pub path: PathBuf,
+    pub defect: Option<String>,
+    pub score: f32,
+    pub map: Vec<f32>,
+    /// `(256, 256)` of 0 and 1; all 0 for a good picture, `None` for a defective one without a mask.
+    pub mask: Option<Vec<u8>>,
+}
+
+impl Eval {
+    pub fn run(self, common: &Common) -> Result<Done> {
+        let cpu = common.cpu()?;
+        let data = Dataset::open(&self.data, self.dataset.layout(), &self.classes)?;
+        data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
+        let mode = match self.metrics {
+            MetricsKind::Exact => Mode::Exact,
+            MetricsKind::Official => Mode::Official,
+        };
+        let binarize = match self.gt_binarize {
+            BinarizeKind::Half => Binarize::Half,
+            BinarizeKind::Any => Binarize::Any,
+        };
+        let setting = Setting { mode, binarize, workers: common.workers(self.workers, &cpu) };
+        let one_each = self.model.is_dir();
+        let open = |path: &Path| -> Result<Scorer> {
+            let options = Options { zero_shot: self.zero_shot, ..Options::default() };
+            Scorer::new(Arc::new(common.model(path)?), cpu.clone(), &options)
+        };
+        let mut scorer = if one_each { None } else { Some(open(&self.model)?) };
+        let (mut results, mut failures) = (Vec::new(), 0);
+        for class in &data.classes {
+            if class.test.is_empty() {
+                common.warn(format!("{}: no test pictures, skipped", class.name));
+                continue;
+            }
+            if one_each {
+                scorer = Some(open(&self.model.join(format!("{}.safetensors", class.name)))?);
+            }
+            let scorer = scorer.as_mut().expect("opened above");
+            let (tested, failed) = test_class(common, scorer, class, &setting)?;
+            failures += failed;
+            if tested.is_empty() {
+                common.warn(format!("{}: no picture could be scored", class.name));
+                continue;
+            }
+            results.push(measure(&cpu, &class.name, &tested, mode)?);
+        }
+        if results.is_empty() {
+            return Err(Error::dataset(&self.data, "no class could be evaluated"));
+        }
+        let scorer = scorer.expect("a class was evaluated");
+        let settings = self.settings(scorer.model().config.clone(), &data);
+        show(&results, &settings)?;
+        write_results(&results, settings, self.json.as_deref(), self.csv.as_deref())?;
+        Ok(if failures > 0 { Done::SomeFailed } else { Done::All })
+    }
+
+    fn settings(&self, cfg: Config, data: &Dataset) -> Value {
+        json!({
+            "model": self.model, "data": self.data, "dataset": data.layout.name(),
+            "metrics": match self.metrics { MetricsKind::Exact => "exact", MetricsKind::Official => "official" },
+            "gt_binarize": match self.gt_binarize { BinarizeKind::Half => "half", BinarizeKind::Any => "any" },
+            "zero_shot": self.zero_shot, "resize": cfg.resize, "crop": cfg.crop, "precision": "f32",
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
+/// A table on a terminal, JSON elsewhere.
+pub fn show(results: &[ClassResult], settings: &Value) -> Result<()> {
+    if std::io::stdout().is_terminal() {
+        return print(&format!("{}\n", report::table(results)));
+    }
+    print(&format!("{:#}\n", report::json(results, settings.clone())))
+}
+
+/// Writes what was asked for.
+pub fn write_results(
+    results: &[ClassResult],
+    settings: Value,
+    json: Option<&Path>,
+    csv: Option<&Path>,
+) -> Result<()> {
+    if let Some(path) = json {
+        write_atomic(path, format!("{:#}\n", report::json(results, settings)).as_bytes())?;
+    }
+    if let Some(path) = csv {
+        write_atomic(path, report::csv(results).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Scores every test picture of a class. Pictures that cannot be read are named, counted and left out.
+pub fn test_class(
+    common: &Common,
+    scorer: &mut Scorer,
+    class: &Class,
+    setting: &Setting,
+) -> Result<(Vec<Tested>, usize)> {
+    let cfg = scorer.model().config.clone();
+    let (resize, crop) = (cfg.resize, cfg.crop);
+    let limits = Limits::default();
+    let load = |i: usize, path: PathBuf| -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+        let picture = image::decode(&path, &limits)?;
+        let frame = ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
+        let pixels = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
+        let mask = match (&class.test[i].mask, &class.test[i].defect) {
+            (Some(mask), _) => {
+                let mask = image::decode_mask(mask, &limits)?;
+                Some(image::mask_to_labels(&mask, resize, crop, setting.binarize)?)
+            }
+            (None, None) => Some(vec![0; MAP_SIDE * MAP_SIDE]),
+            (None, Some(_)) => None,
+        };
+        Ok((pixels, mask))
+    };
+    let paths: Vec<PathBuf> = class.test.iter().map(|s| s.path.clone()).collect();
+    let bar = common.bar(paths.len(), &class.name);
+    let (mut tested, mut failed) = (Vec::new(), 0);
+    let workers = setting.workers;
+    prefetch::ordered(paths, workers, workers + 2, load, |i, loaded| {
+        let sample = &class.test[i];
+        bar.inc(1);
+        let mut v = Verdict::default();
+        let scored = loaded.and_then(|(pixels, mask)| {
+            scorer.score_crops_into(&pixels, std::slice::from_mut(&mut v)).map_err(|e| about(&sample.path, e))?;
+            Ok(mask)
+        });
+        match scored {
+            Ok(mask) => tested.push(Tested {
+                path: sample.path.clone(),
+                defect: sample.defect.clone(),
+                score: v.score,
+                map: v.map,
+                mask,
+            }),
+            Err(e) => {
+                failed += 1;
+                bar.suspend(|| common.failed(&e));
+            }
+        }
+        Ok::<(), Error>(())
+    })?;
+    bar.finish_and_clear();
+    Ok((tested, failed))
+}
+
+/// The metrics of one class; pixel metrics only where every defective picture has a mask.
+pub fn measure(cpu: &Cpu, name: &str, tested: &[Tested], mode: Mode) -> Result<ClassResult> {
+    let scores: Vec<f32> = tested.iter().map(|t| t.score).collect();
+    let labels: Vec<bool> = tested.iter().map(|t| t.defect.is_some()).collect();
+    let image = metrics::image_metrics(&scores, &labels)?;
+    let masked = tested.iter().all(|t| t.mask.is_some()) && tested.iter().any(|t| t.defect.is_some());
+    let pixel = if masked {
+        let maps: Vec<f32> = tested.iter().flat_map(|t| t.map.iter().copied()).collect();
+        let masks: Vec<u8> = tested.iter().filter_map(|t| t.mask.as_ref()).flatten().copied().collect();
+        Some(metrics::pixel_metrics(cpu, &maps, &masks, tested.len(), MAP_SIDE, mode)?)
+    } else {
+        None
+    };
+    Ok(ClassResult { name: name.to_string(), images: tested.len(), image, pixel })
+}
