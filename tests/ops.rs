@@ -13,3 +13,4 @@ mod linear;
 mod optimizer;
 mod patch_embed;
 mod preprocess;
+mod simd;

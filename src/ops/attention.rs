@@ -2,10 +2,19 @@
 //! made and consumed a few at a time, never N×N.
 
 use crate::error::{Error, Result};
+use crate::ops::linear::micro::{self, Out, Rows};
+use crate::ops::linear::pack::{Mat, Pack};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
+use micro::Start;
+
+/// Register tiles of query rows that one task takes: a panel of keys is then used that often from the nearest cache.
+const TILES: usize = 4;
 
 /// qkv `(B, T, 3C)`, rows ordered q, k, v, then head, then D → `(B, T, C)`.
+///
+/// A picture's result has the same bits alone, in any batch and on any thread count. NaN in a row of q spoils that row
+/// of its head, NaN in k the whole head, NaN in v its column of the head.
 pub fn forward<E: Elem>(cpu: &Cpu, qkv: &Tensor<E>, heads: usize) -> Result<Tensor<E>> {
     qkv.expect("attention", "qkv", &[usize::MAX; 3])?;
     let (b, t, c) = (qkv.shape()[0], qkv.shape()[1], qkv.cols() / 3);
@@ -18,40 +27,82 @@ pub fn forward<E: Elem>(cpu: &Cpu, qkv: &Tensor<E>, heads: usize) -> Result<Tens
         });
     }
     let mut y = Tensor::zeros(&[b, t, c]);
-    cpu.for_chunks(&mut y.data, c, |r, out| {
-        cpu.dispatch(Row { out, qkv: qkv.slab(r / t), row: r % t, t, heads })
-    });
+    if y.is_empty() {
+        return Ok(y);
+    }
+    let (d, (mr, nr)) = (c / heads, cpu.dispatch::<E, _>(micro::Shape));
+    let blocks = t.div_ceil(TILES * mr);
+    // Packed keys, then packed values, of each head of one picture.
+    let keys = t.div_ceil(nr) * nr * d;
+    let head = keys + d.div_ceil(nr) * nr * t;
+    let mut packed = vec![E::ZERO; heads * head];
+    for (b, y) in y.data.chunks_exact_mut(t * c).enumerate() {
+        let qkv = qkv.slab(b);
+        cpu.for_chunks(&mut packed, head, |h, out| {
+            let (k, v) = out.split_at_mut(keys);
+            let mat = |part| &qkv[part * c + h * d..];
+            panels(cpu, k, Mat::transposed(mat(1), 3 * c), d, t, nr);
+            panels(cpu, v, Mat::plain(mat(2), 3 * c), t, d, nr);
+        });
+        let out = Out(y.as_mut_ptr());
+        cpu.run(heads * blocks, |i| {
+            let (h, row) = (i / blocks, i % blocks * TILES * mr);
+            let (keys, values) = packed[h * head..(h + 1) * head].split_at(keys);
+            let q = &qkv[row * 3 * c + h * d..];
+            let rows = (TILES * mr).min(t - row);
+            cpu.dispatch(Block { out, at: row * c + h * d, c, q, keys, values, shape: [rows, t, d] })
+        });
+    }
     Ok(y)
 }
 
-struct Row<'a, E> {
-    out: &'a mut [E],
-    qkv: &'a [E],
-    row: usize,
-    t: usize,
-    heads: usize,
+/// Packs `b` `(k, n)` into panels of `nr` columns.
+fn panels<E: Elem>(cpu: &Cpu, out: &mut [E], b: Mat<E>, k: usize, n: usize, nr: usize) {
+    for (p, out) in out.chunks_exact_mut(k * nr).enumerate() {
+        cpu.dispatch(Pack { out, width: nr, b, k0: 0, j0: p * nr, cols: nr.min(n - p * nr) })
+    }
 }
-impl<E: Elem> Kernel<E> for Row<'_, E> {
+
+/// A block of query rows of one head; `shape` is (rows, T, D).
+struct Block<'a, E> {
+    out: Out<E>,
+    at: usize,
+    c: usize,
+    q: &'a [E],
+    keys: &'a [E],
+    values: &'a [E],
+    shape: [usize; 3],
+}
+impl<E: Elem> Kernel<E> for Block<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
-        let c = self.out.len();
-        let d = c / self.heads;
+        let [rows, t, d] = self.shape;
         let scale = E::from_f64((d as f64).powf(-0.5));
-        let mut p = vec![E::ZERO; self.t];
-        for h in 0..self.heads {
-            let at = |row: usize, part: usize| &self.qkv[row * 3 * c + part * c + h * d..][..d];
-            for (j, p) in p.iter_mut().enumerate() {
-                *p = slice::dot(s, at(self.row, 0), at(j, 1)) * scale;
-            }
-            let top = s.splat(slice::max(s, &p));
-            slice::map(s, &mut p, |x| s.exp(s.sub(x, top)));
-            let inv = E::ONE / slice::sum(s, &p);
-            let out = &mut self.out[h * d..(h + 1) * d];
-            out.fill(E::ZERO);
-            for (j, &p) in p.iter().enumerate() {
-                slice::axpy(s, out, p * inv, at(j, 2));
-            }
+        let mut scores = vec![E::ZERO; rows * t];
+        let q = Rows { p: self.q.as_ptr(), row: 3 * self.c, col: 1, block: 3 * self.c };
+        // SAFETY: `rows` rows of q follow `self.q`'s first, and the panels hold (D, T).
+        unsafe {
+            let (b, p) = (self.keys.as_ptr(), scores.as_mut_ptr());
+            micro::block(s, [rows, t, d], q, b, p, t, Start::Zero)
+        };
+        for row in scores.chunks_exact_mut(t) {
+            softmax(s, row, scale);
+        }
+        let p = Rows { p: scores.as_ptr(), row: t, col: 1, block: t };
+        // SAFETY: the panels hold (T, D); this task alone writes its rows and its head's columns of y.
+        unsafe {
+            let y = self.out.0.add(self.at);
+            micro::block(s, [rows, d, t], p, self.values.as_ptr(), y, self.c, Start::Zero)
         }
     }
+}
+
+/// `row = softmax(scale·row)` with the largest element taken off first.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, row: &mut [S::E], scale: S::E) {
+    let (by, shift) = (s.splat(scale), s.splat(-(slice::max(s, row) * scale)));
+    slice::map(s, row, |x| s.exp(s.fma(x, by, shift)));
+    let sum = slice::sum(s, row);
+    slice::scale(s, row, S::E::ONE / sum);
 }

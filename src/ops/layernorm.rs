@@ -1,8 +1,12 @@
 //! Layer normalisation over the last axis, two-pass statistics, forward and backward.
 
 use crate::error::Result;
+use crate::runtime::simd::slice::{load, store};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
+
+/// Rows of one task, and of one partial sum of the parameter gradients: fixed, so that their order of summation is too.
+const ROWS: usize = 32;
 
 /// What the backward needs of the forward: mean and 1/deviation of each row, `(rows)` each.
 #[derive(Clone, Debug)]
@@ -23,34 +27,39 @@ pub fn forward<E: Elem>(
     gain.expect("layernorm", "gain", &[c])?;
     bias.expect("layernorm", "bias", &[c])?;
     let mut y = x.zeros_like();
-    let mut stats = vec![(E::ZERO, E::ZERO); x.rows()];
-    cpu.for_chunks2(&mut y.data, c, &mut stats, 1, |r, y, st| {
-        st[0] =
-            cpu.dispatch(Row { y, x: x.row(r), gain: &gain.data, bias: &bias.data, eps: E::from_f64(eps) })
+    let mut stats = vec![(E::ZERO, E::ZERO); if c == 0 { 0 } else { x.rows() }];
+    cpu.for_chunks2(&mut y.data, ROWS * c.max(1), &mut stats, ROWS, |i, y, stats| {
+        let x = &x.data[i * ROWS * c..][..y.len()];
+        cpu.dispatch(Forward { y, stats, x, gain: &gain.data, bias: &bias.data, eps: E::from_f64(eps) })
     });
     let (mean, rstd) = stats.into_iter().unzip();
     Ok((y, Stats { mean, rstd }))
 }
 
-struct Row<'a, E> {
+struct Forward<'a, E> {
     y: &'a mut [E],
+    stats: &'a mut [(E, E)],
     x: &'a [E],
     gain: &'a [E],
     bias: &'a [E],
     eps: E,
 }
-impl<E: Elem> Kernel<E> for Row<'_, E> {
-    type Output = (E, E);
+impl<E: Elem> Kernel<E> for Forward<'_, E> {
+    type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = E>>(self, s: S) -> (E, E) {
-        let c = E::from_f64(self.x.len() as f64);
-        let mean = slice::sum(s, self.x) / c;
-        let var = slice::sum_sq_dev(s, self.x, mean) / c;
-        let rstd = E::ONE / (var + self.eps).sqrt();
-        for i in 0..self.x.len() {
-            self.y[i] = (self.x[i] - mean) * rstd * self.gain[i] + self.bias[i];
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let c = self.gain.len();
+        let n = E::from_f64(c as f64);
+        for ((y, x), stats) in self.y.chunks_exact_mut(c).zip(self.x.chunks_exact(c)).zip(self.stats) {
+            let mean = slice::sum(s, x) / n;
+            let rstd = E::ONE / (slice::sum_sq_dev(s, x, mean) / n + self.eps).sqrt();
+            let (m, r) = (s.splat(mean), s.splat(rstd));
+            for i in (0..c).step_by(S::LANES) {
+                let x_hat = s.mul(s.sub(load(s, x, i), m), r);
+                store(s, y, i, s.fma(x_hat, load(s, self.gain, i), load(s, self.bias, i)));
+            }
+            *stats = (mean, rstd);
         }
-        (mean, rstd)
     }
 }
 
@@ -66,29 +75,73 @@ pub fn backward<E: Elem>(
 ) -> Result<Tensor<E>> {
     let c = x.cols();
     dy.expect("layernorm", "dy", x.shape())?;
+    gain.expect("layernorm", "gain", &[c])?;
     dgain.expect("layernorm", "dgain", &[c])?;
     dbias.expect("layernorm", "dbias", &[c])?;
     let mut dx = x.zeros_like();
-    let n = E::from_f64(c as f64);
-    cpu.for_chunks(&mut dx.data, c, |r, out| {
-        let (x, dy, mean, rstd) = (x.row(r), dy.row(r), stats.mean[r], stats.rstd[r]);
-        let (mut a, mut b) = (E::ZERO, E::ZERO);
-        for i in 0..c {
-            let g = dy[i] * gain.data[i];
-            a += g;
-            b += g * (x[i] - mean) * rstd;
-        }
-        for i in 0..c {
-            let g = dy[i] * gain.data[i];
-            out[i] = rstd * (g - a / n - (x[i] - mean) * rstd * b / n);
-        }
+    if dx.is_empty() {
+        return Ok(dx);
+    }
+    // (blocks of rows, 2, C): what each adds to dgain and dbias.
+    let mut partial = vec![E::ZERO; x.rows().div_ceil(ROWS) * 2 * c];
+    cpu.for_chunks2(&mut dx.data, ROWS * c, &mut partial, 2 * c, |i, dx, partial| {
+        let at = i * ROWS * c..i * ROWS * c + dx.len();
+        let (mean, rstd) = (&stats.mean[i * ROWS..], &stats.rstd[i * ROWS..]);
+        let (dy, x, gain) = (&dy.data[at.clone()], &x.data[at], &gain.data);
+        cpu.dispatch(Backward { dx, partial, dy, x, gain, mean, rstd })
     });
-    for r in 0..x.rows() {
-        let (x, dy, mean, rstd) = (x.row(r), dy.row(r), stats.mean[r], stats.rstd[r]);
-        for i in 0..c {
-            dgain.data[i] += dy[i] * (x[i] - mean) * rstd;
-            dbias.data[i] += dy[i];
-        }
+    for partial in partial.chunks_exact(2 * c) {
+        cpu.dispatch(Add(&mut dgain.data, &partial[..c]));
+        cpu.dispatch(Add(&mut dbias.data, &partial[c..]));
     }
     Ok(dx)
+}
+
+struct Backward<'a, E> {
+    dx: &'a mut [E],
+    partial: &'a mut [E],
+    dy: &'a [E],
+    x: &'a [E],
+    gain: &'a [E],
+    mean: &'a [E],
+    rstd: &'a [E],
+}
+impl<E: Elem> Kernel<E> for Backward<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let (c, zero) = (self.gain.len(), s.splat(E::ZERO));
+        let n = E::from_f64(c as f64);
+        let (dgain, dbias) = self.partial.split_at_mut(c);
+        for (r, dx) in self.dx.chunks_exact_mut(c).enumerate() {
+            let (dy, x) = (&self.dy[r * c..(r + 1) * c], &self.x[r * c..(r + 1) * c]);
+            let (mean, rstd) = (s.splat(self.mean[r]), s.splat(self.rstd[r]));
+            // Σ g and Σ g·x̂ with g = dy·gain, the gradient of x̂; lanes past the end have dy = 0 (and a finite x̂).
+            let (mut sum, mut dot) = (zero, zero);
+            for i in (0..c).step_by(S::LANES) {
+                let d = load(s, dy, i);
+                let x_hat = s.mul(s.sub(load(s, x, i), mean), rstd);
+                let g = s.mul(d, load(s, self.gain, i));
+                sum = s.add(sum, g);
+                dot = s.fma(g, x_hat, dot);
+                store(s, dgain, i, s.fma(d, x_hat, load(s, dgain, i)));
+                store(s, dbias, i, s.add(d, load(s, dbias, i)));
+            }
+            let (sum, dot) = (s.splat(s.sum(sum) / n), s.splat(s.sum(dot) / n));
+            for i in (0..c).step_by(S::LANES) {
+                let x_hat = s.mul(s.sub(load(s, x, i), mean), rstd);
+                let g = s.sub(s.mul(load(s, dy, i), load(s, self.gain, i)), sum);
+                store(s, dx, i, s.mul(rstd, s.sub(g, s.mul(x_hat, dot))));
+            }
+        }
+    }
+}
+
+struct Add<'a, E>(&'a mut [E], &'a [E]);
+impl<E: Elem> Kernel<E> for Add<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        slice::add(s, self.0, self.1)
+    }
 }

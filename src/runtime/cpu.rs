@@ -16,9 +16,11 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// `threads = None` takes every core that the process may use; the tier is the best that the chip has.
+    /// `threads = None` takes every core that the process may use; the tier is what the environment variable `INP_SIMD`
+    /// names (`scalar`, `avx2`, `avx512`), else the best that the chip has.
     pub fn new(threads: Option<usize>) -> Result<Self> {
-        Self::with_tier(threads, Tier::detect())
+        let name = std::env::var_os("INP_SIMD").map(|n| n.to_string_lossy().into_owned());
+        Self::with_tier(threads, Tier::choose(name.as_deref())?)
     }
     /// As [`Cpu::new`], with the instruction tier given; a tier that the chip lacks is refused.
     pub fn with_tier(threads: Option<usize>, tier: Tier) -> Result<Self> {

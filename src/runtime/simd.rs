@@ -6,11 +6,14 @@
 
 pub mod avx2;
 pub mod avx512;
+pub mod math;
 pub mod scalar;
 pub mod slice;
 
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+
+use crate::error::{Error, Result};
 
 /// Element of a tensor: `f32`, and `f64` for gradient checks (which run the same bodies on the scalar tier).
 pub trait Elem:
@@ -38,7 +41,7 @@ pub trait Elem:
     fn to_f64(self) -> f64;
     /// Square root.
     fn sqrt(self) -> Self;
-    /// Larger of the two.
+    /// Larger of the two; `o` if either is NaN.
     fn max(self, o: Self) -> Self;
     /// `e^self`.
     fn exp(self) -> Self;
@@ -138,16 +141,18 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Larger of the two; `b` where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Smaller of the two; `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
     /// Sum of the lanes, in a fixed order.
     fn sum(self, a: Self::V) -> Self::E;
-    /// Largest lane.
+    /// Largest lane; anything if a lane is NaN.
     fn hmax(self, a: Self::V) -> Self::E;
-    /// `e^a`; below the smallest normal result it is 0.
+    /// `e^a`; for f32 as [`math::exp`] says, for f64 libm's.
     fn exp(self, a: Self::V) -> Self::V;
-    /// Gauss error function.
+    /// Gauss error function; for f32 as [`math::erf`] says, for f64 libm's.
     fn erf(self, a: Self::V) -> Self::V;
 }
 
@@ -168,6 +173,18 @@ impl Tier {
     /// Best tier of this chip.
     pub fn detect() -> Self {
         *Self::ALL.iter().rev().find(|t| t.is_supported()).unwrap_or(&Tier::Scalar)
+    }
+    /// The tier called `name`, or the best one without a name; a name that is unknown or not of this chip is refused.
+    pub fn choose(name: Option<&str>) -> Result<Self> {
+        let Some(name) = name else { return Ok(Self::detect()) };
+        let tier = Self::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| {
+            Error::usage(format!("INP_SIMD is `{name}`: set it to scalar, avx2 or avx512, or leave it unset"))
+        })?;
+        if tier.is_supported() {
+            return Ok(tier);
+        }
+        let best = Self::detect().name();
+        Err(Error::usage(format!("INP_SIMD is `{name}`, which this processor lacks: its best is {best}")))
     }
     /// Whether this chip can run the tier.
     pub fn is_supported(self) -> bool {

@@ -3,7 +3,7 @@
 //! K is cut into blocks whose length depends on K alone; inside a block every element of C is one chain of multiply-adds,
 //! and blocks are added in order. So row r of a product has the same bits alone, in any batch and on any thread count.
 
-use super::micro::{self, Rows};
+use super::micro::{self, Out, Rows};
 use super::pack::Pack;
 pub use super::{micro::Start, pack::Mat};
 use crate::runtime::Cpu;
@@ -86,13 +86,6 @@ fn task(threads: usize, m: usize, n: usize, mr: usize, nr: usize) -> (usize, usi
     }
     (rows, cols)
 }
-
-/// C, written by many tasks at once, each at its own elements.
-#[derive(Clone, Copy)]
-struct Out<E>(*mut E);
-// SAFETY: tasks write disjoint rows and columns of C, which outlives them.
-unsafe impl<E: Send> Send for Out<E> {}
-unsafe impl<E: Send> Sync for Out<E> {}
 
 struct Task<'a, E> {
     shape: [usize; 3],

@@ -26,6 +26,13 @@ pub enum Start<'a, E> {
     Add,
 }
 
+/// Where C begins, for tasks that each write their own elements of it.
+#[derive(Clone, Copy)]
+pub struct Out<E>(pub *mut E);
+// SAFETY: a pointer to elements that may go to other threads; whoever writes through it answers for the place.
+unsafe impl<E: Send> Send for Out<E> {}
+unsafe impl<E: Send> Sync for Out<E> {}
+
 /// Rows of A: element (i, k) is at `p + i·row + k·col`; the block of `MR` rows from row i begins at `p + i·block`.
 #[derive(Clone, Copy)]
 pub struct Rows<E> {

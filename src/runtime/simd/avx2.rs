@@ -1,6 +1,6 @@
 //! AVX2 with FMA: eight f32 a vector, tails by mask.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, math};
 
 /// Whether this chip has the tier.
 pub fn is_supported() -> bool {
@@ -124,18 +124,28 @@ mod x86 {
         }
         #[inline(always)]
         fn exp(self, a: __m256) -> __m256 {
-            let mut t = [0.0f32; 8];
-            unsafe {
-                self.store(t.as_mut_ptr(), a);
-                self.load(t.map(libm::expf).as_ptr())
-            }
+            math::exp(self, a)
         }
         #[inline(always)]
         fn erf(self, a: __m256) -> __m256 {
-            let mut t = [0.0f32; 8];
+            math::erf(self, a)
+        }
+    }
+
+    // SAFETY as above.
+    impl math::Bits for Avx2 {
+        #[inline(always)]
+        fn exp2i(self, n: __m256) -> __m256 {
             unsafe {
-                self.store(t.as_mut_ptr(), a);
-                self.load(t.map(libm::erff).as_ptr())
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        fn copysign(self, a: __m256, b: __m256) -> __m256 {
+            unsafe {
+                let sign = _mm256_set1_ps(-0.0);
+                _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! AVX-512: sixteen f32 a vector, tails by mask.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, math};
 
 /// Whether this chip has the tier.
 pub fn is_supported() -> bool {
@@ -118,18 +118,28 @@ mod x86 {
         }
         #[inline(always)]
         fn exp(self, a: __m512) -> __m512 {
-            let mut t = [0.0f32; 16];
-            unsafe {
-                self.store(t.as_mut_ptr(), a);
-                self.load(t.map(libm::expf).as_ptr())
-            }
+            math::exp(self, a)
         }
         #[inline(always)]
         fn erf(self, a: __m512) -> __m512 {
-            let mut t = [0.0f32; 16];
+            math::erf(self, a)
+        }
+    }
+
+    // SAFETY as above.
+    impl math::Bits for Avx512 {
+        #[inline(always)]
+        fn exp2i(self, n: __m512) -> __m512 {
             unsafe {
-                self.store(t.as_mut_ptr(), a);
-                self.load(t.map(libm::erff).as_ptr())
+                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        fn copysign(self, a: __m512, b: __m512) -> __m512 {
+            unsafe {
+                let sign = _mm512_set1_ps(-0.0);
+                _mm512_or_ps(_mm512_andnot_ps(sign, a), _mm512_and_ps(sign, b))
             }
         }
     }

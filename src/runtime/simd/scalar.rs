@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Elem, Simd};
+use super::{Elem, Simd, math};
 
 /// Lanes of the scalar tier.
 const N: usize = 4;
@@ -20,7 +20,7 @@ impl<E> Scalar<E> {
 }
 
 macro_rules! scalar {
-    ($t:ty, $exp:path, $erf:path) => {
+    ($t:ty, $exp:expr, $erf:expr) => {
         impl Simd for Scalar<$t> {
             type E = $t;
             type V = [$t; N];
@@ -97,15 +97,26 @@ macro_rules! scalar {
             }
             #[inline(always)]
             fn exp(self, a: Self::V) -> Self::V {
-                a.map($exp)
+                $exp(self, a)
             }
             #[inline(always)]
             fn erf(self, a: Self::V) -> Self::V {
-                a.map($erf)
+                $erf(self, a)
             }
         }
     };
 }
 
-scalar!(f32, libm::expf, libm::erff);
-scalar!(f64, libm::exp, libm::erf);
+scalar!(f32, math::exp, math::erf);
+scalar!(f64, |_, a: [f64; N]| a.map(libm::exp), |_, a: [f64; N]| a.map(libm::erf));
+
+impl math::Bits for Scalar<f32> {
+    #[inline(always)]
+    fn exp2i(self, n: [f32; N]) -> [f32; N] {
+        n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn copysign(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        std::array::from_fn(|i| a[i].copysign(b[i]))
+    }
+}

@@ -30,35 +30,30 @@ pub fn dot<S: Simd>(s: S, a: &[S::E], b: &[S::E]) -> S::E {
 /// `Σ a`.
 #[inline(always)]
 pub fn sum<S: Simd>(s: S, a: &[S::E]) -> S::E {
-    fold(s, a, s.splat(S::E::ZERO), |acc, x| s.add(acc, x), |v| s.sum(v))
+    let [p, q, r, t] = fold(s, a, s.splat(S::E::ZERO), |acc, x| s.add(acc, x));
+    s.sum(s.add(s.add(p, q), s.add(r, t)))
 }
 
 /// Sum of `(a - mean)²`.
 #[inline(always)]
 pub fn sum_sq_dev<S: Simd>(s: S, a: &[S::E], mean: S::E) -> S::E {
-    let l = S::LANES;
-    let (m, whole) = (s.splat(mean), a.len() / l * l);
-    let f = |acc, x| {
+    let (m, (whole, rest)) = (s.splat(mean), a.split_at(a.len() / S::LANES * S::LANES));
+    let [p, q, r, t] = fold(s, whole, s.splat(S::E::ZERO), |acc, x| {
         let d = s.sub(x, m);
         s.fma(d, d, acc)
-    };
-    let mut r = fold(s, &a[..whole], s.splat(S::E::ZERO), f, |v| s.sum(v));
-    for &x in &a[whole..] {
-        r += (x - mean) * (x - mean);
-    }
-    r
+    });
+    let whole = s.sum(s.add(s.add(p, q), s.add(r, t)));
+    rest.iter().fold(whole, |sum, &x| sum + (x - mean) * (x - mean))
 }
 
-/// Largest element; the lowest value of the type for an empty slice.
+/// Largest element; the lowest value of the type for an empty slice. NaN may be passed over.
 #[inline(always)]
 pub fn max<S: Simd>(s: S, a: &[S::E]) -> S::E {
-    let whole = a.len() / S::LANES * S::LANES;
+    let (whole, rest) = a.split_at(a.len() / S::LANES * S::LANES);
     let low = S::E::from_f64(f64::NEG_INFINITY);
-    let mut r = fold(s, &a[..whole], s.splat(low), |acc, x| s.max(acc, x), |v| s.hmax(v));
-    for &x in &a[whole..] {
-        r = r.max(x);
-    }
-    r
+    let [p, q, r, t] = fold(s, whole, s.splat(low), |acc, x| s.max(acc, x));
+    let whole = s.hmax(s.max(s.max(p, q), s.max(r, t)));
+    rest.iter().fold(whole, |top, &x| x.max(top))
 }
 
 /// `y += alpha·x`.
@@ -84,15 +79,9 @@ pub fn scale<S: Simd>(s: S, y: &mut [S::E], alpha: S::E) {
 /// `y = f(y)`, vector by vector.
 #[inline(always)]
 pub fn map<S: Simd>(s: S, y: &mut [S::E], f: impl Fn(S::V) -> S::V) {
-    let mut i = 0;
-    while i < y.len() {
-        let m = S::LANES.min(y.len() - i);
-        // SAFETY: i + m <= y.len().
-        unsafe {
-            let p = y.as_mut_ptr().add(i);
-            if m == S::LANES { s.store(p, f(s.load(p))) } else { s.store_n(p, m, f(s.load_n(p, m))) }
-        }
-        i += m;
+    for i in (0..y.len()).step_by(S::LANES) {
+        // One call of `f`, or the compiler may leave a long one out of line, without the tier's features.
+        store(s, y, i, f(load(s, y, i)));
     }
 }
 
@@ -100,19 +89,30 @@ pub fn map<S: Simd>(s: S, y: &mut [S::E], f: impl Fn(S::V) -> S::V) {
 #[inline(always)]
 pub fn zip<S: Simd>(s: S, y: &mut [S::E], x: &[S::E], f: impl Fn(S::V, S::V) -> S::V) {
     assert_eq!(y.len(), x.len());
-    let mut i = 0;
-    while i < y.len() {
-        let m = S::LANES.min(y.len() - i);
-        // SAFETY: i + m <= y.len() == x.len().
-        unsafe {
-            let (p, q) = (y.as_mut_ptr().add(i), x.as_ptr().add(i));
-            if m == S::LANES {
-                s.store(p, f(s.load(p), s.load(q)))
-            } else {
-                s.store_n(p, m, f(s.load_n(p, m), s.load_n(q, m)))
-            }
-        }
-        i += m;
+    for i in (0..y.len()).step_by(S::LANES) {
+        store(s, y, i, f(load(s, y, i), load(s, x, i)));
+    }
+}
+
+/// The vector that begins at `a[i]`; lanes past the end are zero.
+#[inline(always)]
+pub fn load<S: Simd>(s: S, a: &[S::E], i: usize) -> S::V {
+    let n = a[i..].len();
+    // SAFETY: `n` elements follow `i`.
+    unsafe {
+        let p = a.as_ptr().add(i);
+        if n >= S::LANES { s.load(p) } else { s.load_n(p, n) }
+    }
+}
+
+/// Writes the vector to `a[i..]`, as much of it as fits.
+#[inline(always)]
+pub fn store<S: Simd>(s: S, a: &mut [S::E], i: usize, v: S::V) {
+    let n = a[i..].len();
+    // SAFETY: `n` elements follow `i`.
+    unsafe {
+        let p = a.as_mut_ptr().add(i);
+        if n >= S::LANES { s.store(p, v) } else { s.store_n(p, n, v) }
     }
 }
 
@@ -138,24 +138,18 @@ pub fn zip2<S: Simd>(s: S, y: &mut [S::E], x: &[S::E], w: &[S::E], f: impl Fn(S:
 
 /// Reduction in a fixed order; a ragged end is read as zeros.
 #[inline(always)]
-fn fold<S: Simd>(
-    s: S,
-    a: &[S::E],
-    start: S::V,
-    f: impl Fn(S::V, S::V) -> S::V,
-    end: impl Fn(S::V) -> S::E,
-) -> S::E {
-    let mut acc = start;
-    let mut i = 0;
-    while i < a.len() {
-        let m = S::LANES.min(a.len() - i);
-        // SAFETY: i + m <= a.len().
-        let x = unsafe {
-            let p = a.as_ptr().add(i);
-            if m == S::LANES { s.load(p) } else { s.load_n(p, m) }
-        };
-        acc = f(acc, x);
-        i += m;
+fn fold<S: Simd>(s: S, a: &[S::E], start: S::V, f: impl Fn(S::V, S::V) -> S::V) -> [S::V; 4] {
+    let l = S::LANES;
+    let mut acc = [start; 4];
+    let mut groups = a.chunks_exact(4 * l);
+    for group in &mut groups {
+        for (j, acc) in acc.iter_mut().enumerate() {
+            *acc = f(*acc, load(s, group, j * l));
+        }
     }
-    end(acc)
+    let rest = groups.remainder();
+    for (j, acc) in acc.iter_mut().enumerate().take(rest.len().div_ceil(l)) {
+        *acc = f(*acc, load(s, rest, j * l));
+    }
+    acc
 }

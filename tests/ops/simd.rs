@@ -1,0 +1,105 @@
+//! The vector functions of every tier against f64 libm, and the choice of a tier.
+
+use inp_former::runtime::simd::slice;
+use inp_former::runtime::{Cpu, Elem, Kernel, Simd, Tier};
+
+use crate::support::*;
+
+/// `(exp x, erf x)` of a slice.
+struct ExpErf<'a, E>(&'a [E]);
+impl<E: Elem> Kernel<E> for ExpErf<'_, E> {
+    type Output = (Vec<E>, Vec<E>);
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) -> Self::Output {
+        let (mut exp, mut erf) = (self.0.to_vec(), self.0.to_vec());
+        slice::map(s, &mut exp, |x| s.exp(x));
+        slice::map(s, &mut erf, |x| s.erf(x));
+        (exp, erf)
+    }
+}
+
+#[test]
+fn exp_and_erf_keep_their_bounds() {
+    // Every 1999th f32 of either sign, from 0 to infinity.
+    let x: Vec<f32> = (0..=f32::INFINITY.to_bits())
+        .step_by(1999)
+        .flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)])
+        .collect();
+    // And densely where they bend.
+    let x: Vec<f32> = x.into_iter().chain((-900_000..900_000).map(|i| i as f32 * 1e-4)).collect();
+    let floor = 2f64.powf(-125.5);
+    for cpu in cpus() {
+        let (exp, erf) = cpu.dispatch(ExpErf(&x));
+        let (mut worst_exp, mut worst_erf) = (0.0f64, 0.0f64);
+        for ((&x, exp), erf) in x.iter().zip(exp).zip(erf) {
+            let want = libm::exp(x as f64);
+            if want > f32::MAX as f64 * (1.0 + 1e-6) {
+                assert_eq!(exp, f32::INFINITY, "exp({x})");
+            } else if want < floor * (1.0 - 1e-6) {
+                assert_eq!(exp, 0.0, "exp({x})");
+            } else if want > floor * (1.0 + 1e-6) && want < f32::MAX as f64 * (1.0 - 1e-6) {
+                worst_exp = worst_exp.max((exp as f64 / want - 1.0).abs());
+                assert!(
+                    (exp as f64 / want - 1.0).abs() <= f32::EPSILON as f64,
+                    "exp({x}) = {exp}, not {want}"
+                );
+            }
+            let e = (erf as f64 - libm::erf(x as f64)).abs();
+            assert!(e <= 1.1e-7, "erf({x}) = {erf}: off by {e:.2e}");
+            worst_erf = worst_erf.max(e);
+        }
+        println!(
+            "{}: exp {:.2} ulp, erf {worst_erf:.2e}",
+            cpu.tier().name(),
+            worst_exp / f32::EPSILON as f64
+        );
+        let (exp, erf) = cpu.dispatch(ExpErf(&[0.0f32, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0]));
+        assert_eq!((exp[0], exp[1], exp[2], exp[4]), (1.0, f32::INFINITY, 0.0, 1.0));
+        assert_eq!((erf[0], erf[1], erf[2], erf[4]), (0.0, 1.0, -1.0, 0.0));
+        assert!(exp[3].is_nan() && erf[3].is_nan());
+    }
+}
+
+/// Reductions of a slice, as `[dot, sum, Σ(a - 1)², max]`.
+struct Reduce<'a, E>(&'a [E], &'a [E]);
+impl<E: Elem> Kernel<E> for Reduce<'_, E> {
+    type Output = [E; 4];
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) -> [E; 4] {
+        let Self(a, b) = self;
+        [slice::dot(s, a, b), slice::sum(s, a), slice::sum_sq_dev(s, a, E::ONE), slice::max(s, a)]
+    }
+}
+
+#[test]
+fn reductions_of_every_length() {
+    for n in (0..140).chain([1000]) {
+        let (a, b) = (uniform("reduce.a", &[n], -2.0, 1.0), random("reduce.b", &[n]));
+        let (x, y) = (a.cast::<f64>().data, b.cast::<f64>().data);
+        let want = [
+            x.iter().zip(&y).map(|(x, y)| x * y).sum::<f64>(),
+            x.iter().sum(),
+            x.iter().map(|x| (x - 1.0).powi(2)).sum(),
+            x.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        ];
+        for cpu in cpus() {
+            let got = cpu.dispatch(Reduce(&a.data, &b.data));
+            for (got, want) in got.into_iter().zip(want) {
+                let e = (got as f64 - want).abs();
+                assert!(got as f64 == want || e <= 1e-6 * (1.0 + 3.0 * n as f64), "{n}: {got} is not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tier_is_chosen_by_name() {
+    assert_eq!(Tier::choose(None).unwrap(), Tier::detect());
+    assert_eq!(Tier::choose(Some("scalar")).unwrap(), Tier::Scalar);
+    let e = Tier::choose(Some("neon")).unwrap_err().to_string();
+    assert!(e.contains("INP_SIMD is `neon`") && e.contains("avx512"), "{e}");
+    for tier in Tier::ALL {
+        assert_eq!(Tier::choose(Some(tier.name())).is_ok(), tier.is_supported());
+        assert_eq!(Cpu::with_tier(Some(1), tier).is_ok(), tier.is_supported());
+    }
+}
