@@ -1,7 +1,7 @@
 //! Coherence of the prototypes: each token's cosine distance to the nearest prototype of its own image. The distances
 //! are the zero-shot anomaly map; their mean is a loss on the prototypes.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -35,7 +35,13 @@ pub fn forward<E: Elem>(cpu: &Cpu, f: &Tensor<E>, inp: &Tensor<E>) -> Result<Sav
 
 fn check<E: Elem>(f: &Tensor<E>, inp: &Tensor<E>) -> Result<()> {
     f.expect("gather_loss", "f", &[usize::MAX; 3])?;
-    inp.expect("gather_loss", "inp", &[f.shape()[0], usize::MAX, f.cols()])
+    inp.expect("gather_loss", "inp", &[f.shape()[0], usize::MAX, f.cols()])?;
+    if inp.shape()[1] == 0 {
+        return Err(Error::usage(
+            "gather_loss: there is no prototype to compare with; a model needs at least one",
+        ));
+    }
+    Ok(())
 }
 
 /// `1/max(‖x‖, eps)`.
