@@ -69,11 +69,9 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
             let (f, b) = (f.row(first + i), (first + i) / n);
             let inv_f = inv_norm(s, f);
             let inv = &inv[(b - first / n) * p..][..p];
-            let to = |j: usize| E::ONE - slice::dot(s, f, inp.row(b * p + j)) * inv_f * inv[j];
-            (*dist, *index) = (to(0), 0);
-            for j in 1..p {
-                let x = to(j);
-                if x < *dist {
+            for (j, &inv) in inv.iter().enumerate() {
+                let x = E::ONE - slice::dot(s, f, inp.row(b * p + j)) * inv_f * inv;
+                if j == 0 || x < *dist {
                     (*dist, *index) = (x, j as u32);
                 }
             }
