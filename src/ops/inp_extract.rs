@@ -30,16 +30,22 @@ pub fn forward<E: Elem>(
 /// Checks q and kv; B, N, P, D.
 fn check<E: Elem>(q: &Tensor<E>, kv: &Tensor<E>, heads: usize) -> Result<(usize, usize, usize, usize)> {
     q.expect("inp_extract", "q", &[usize::MAX; 2])?;
-    let d = head_dim("inp_extract", q.cols(), heads)?;
-    kv.expect("inp_extract", "kv", &[usize::MAX, usize::MAX, 2 * q.cols()])?;
+    let d = head_dim("inp_extract", q, kv, heads)?;
     Ok((kv.shape()[0], kv.shape()[1], q.shape()[0], d))
 }
 
-/// Width of a head, for `c` channels in `heads` heads.
-pub(super) fn head_dim(op: &'static str, c: usize, heads: usize) -> Result<usize> {
-    if heads == 0 || c == 0 || c % heads != 0 {
-        let wanted = format!("(…, C) with C a multiple of {heads} heads");
-        return Err(Error::Shape { op, tensor: "q", wanted, got: format!("(…, {c})") });
+/// Checks that q `(…, C)` and kv `(B, _, 2C)` have elements and fit `heads` heads; the width of a head.
+pub(super) fn head_dim<E: Elem>(
+    op: &'static str,
+    q: &Tensor<E>,
+    kv: &Tensor<E>,
+    heads: usize,
+) -> Result<usize> {
+    let c = q.cols();
+    kv.expect(op, "kv", &[usize::MAX, usize::MAX, 2 * c])?;
+    if q.is_empty() || kv.is_empty() || heads == 0 || !c.is_multiple_of(heads) {
+        let wanted = format!("non-empty, as kv, its last axis a multiple of {heads} heads (at least one)");
+        return Err(Error::Shape { op, tensor: "q", wanted, got: format!("{:?}", q.shape()) });
     }
     Ok(c / heads)
 }

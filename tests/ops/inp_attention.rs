@@ -116,6 +116,7 @@ fn nan_is_passed_on_and_misfits_are_refused() {
         assert!(y.row(0).iter().all(|x| x.is_nan()) && y.row(1).iter().all(|x| x.is_finite()));
     }
     assert!(inp_attention::forward(&cpu(), &q, &kv, &scale, 2).is_err());
+    assert!(inp_attention::forward(&cpu(), &q, &Tensor::zeros(&[1, 0, 8]), &scale, 1).is_err());
     assert!(inp_attention::forward(&cpu(), &q, &random("kv", &[2, 3, 8]), &scale, 1).is_err());
 }
 

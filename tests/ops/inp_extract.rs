@@ -81,6 +81,7 @@ fn large_scores_do_not_overflow_and_misfits_are_refused() {
     assert!(y.data.iter().all(|x| x.abs() <= 1.0));
     assert!((probs.data.iter().sum::<f32>() - 1.0).abs() <= 1e-6);
     assert!(inp_extract::forward(&cpu(), &q, &kv, 3).is_err());
+    assert!(inp_extract::forward(&cpu(), &Tensor::zeros(&[0, 4]), &kv, 1).is_err());
     assert!(inp_extract::forward(&cpu(), &q, &random("kv", &[1, 9, 7]), 1).is_err());
 }
 
