@@ -152,3 +152,42 @@ pub fn check_gradient(what: &str, x: &Tensor<f64>, grad: &Tensor<f64>, loss: imp
 pub fn weighted_sum(y: &Tensor<f64>, weight: &Tensor<f64>) -> f64 {
     y.data.iter().zip(&weight.data).map(|(a, b)| a * b).sum()
 }
+
+/// Runs `f` on every device of [`cpus`]: both thread counts of a tier must give the same bits; one result a tier.
+#[track_caller]
+pub fn each_tier(what: &str, f: impl Fn(&Cpu) -> Vec<f32>) -> Vec<Vec<f32>> {
+    let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let run = |pair: &[Cpu]| {
+        let (one, two) = (f(&pair[0]), f(&pair[1]));
+        assert!(bits(&one) == bits(&two), "{what}: {} differs with the thread count", pair[0].tier().name());
+        one
+    };
+    cpus().chunks(2).map(run).collect()
+}
+
+/// Image `i` of a batch, as a batch of one.
+pub fn image<E: Elem>(x: &Tensor<E>, i: usize) -> Tensor<E> {
+    let mut shape = x.shape().to_vec();
+    shape[0] = 1;
+    Tensor::new(&shape, x.slab(i).to_vec())
+}
+
+/// One thread of this chip's best tier.
+pub fn cpu() -> Cpu {
+    Cpu::new(Some(1)).unwrap()
+}
+
+/// The op goldens of the tiny model (2 heads, 64 channels, 8 x 8 patches, batch 2).
+pub fn tiny() -> Option<BTreeMap<String, Tensor<f32>>> {
+    golden("tiny/ops.safetensors").map(|p| read_f32(&p))
+}
+
+/// `(B, C, side, side)` → `(B, N, C)`.
+pub fn tokens_of(x: &Tensor<f32>) -> Tensor<f32> {
+    let (b, c, n) = (x.shape()[0], x.shape()[1], x.shape()[2] * x.shape()[3]);
+    let mut y = Tensor::zeros(&[b, n, c]);
+    for (i, y) in y.data.iter_mut().enumerate() {
+        *y = x.data[(i / (n * c) * c + i % c) * n + i / c % n];
+    }
+    y
+}

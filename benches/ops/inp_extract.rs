@@ -1,2 +1,28 @@
-//! `inp_extract`.
-pub fn all(_c: &mut criterion::Criterion) {}
+//! `inp_extract`: the base model's prototypes over 28 x 28 tokens, one image forward, a batch of 16 both ways.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput};
+use inp_former::ops::inp_extract;
+use inp_former::runtime::{Cpu, Tensor};
+
+pub fn all(c: &mut Criterion) {
+    let cpu = Cpu::new(None).unwrap();
+    let full = |shape: &[usize]| Tensor::new(shape, vec![0.1f32; shape.iter().product()]);
+    let mut g = c.benchmark_group("inp_extract");
+    g.sample_size(10);
+    for batch in [1, 16] {
+        let (q, kv) = (full(&[6, 768]), full(&[batch, 784, 1536]));
+        g.throughput(Throughput::Elements(batch as u64 * 4 * 6 * 784 * 768));
+        g.bench_function(format!("forward/{batch}x784x768"), |b| {
+            b.iter(|| inp_extract::forward(&cpu, black_box(&q), &kv, 12).unwrap())
+        });
+    }
+    let (q, kv, dout) = (full(&[6, 768]), full(&[16, 784, 1536]), full(&[16, 6, 768]));
+    let (_, probs) = inp_extract::forward(&cpu, &q, &kv, 12).unwrap();
+    g.throughput(Throughput::Elements(16 * 8 * 6 * 784 * 768));
+    g.bench_function("backward/16x784x768", |b| {
+        b.iter(|| inp_extract::backward(&cpu, black_box(&dout), &q, &kv, &probs, 12).unwrap())
+    });
+    g.finish();
+}

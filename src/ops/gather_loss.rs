@@ -1,7 +1,7 @@
 //! Coherence of the prototypes: each token's cosine distance to the nearest prototype of its own image. The distances
 //! are the zero-shot anomaly map; their mean is a loss on the prototypes.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -35,7 +35,13 @@ pub fn forward<E: Elem>(cpu: &Cpu, f: &Tensor<E>, inp: &Tensor<E>) -> Result<Sav
 
 fn check<E: Elem>(f: &Tensor<E>, inp: &Tensor<E>) -> Result<()> {
     f.expect("gather_loss", "f", &[usize::MAX; 3])?;
-    inp.expect("gather_loss", "inp", &[f.shape()[0], usize::MAX, f.cols()])
+    inp.expect("gather_loss", "inp", &[f.shape()[0], usize::MAX, f.cols()])?;
+    if inp.shape()[1] == 0 {
+        return Err(Error::usage(
+            "gather_loss: there is no prototype to compare with; a model needs at least one",
+        ));
+    }
+    Ok(())
 }
 
 /// `1/max(‖x‖, eps)`.
@@ -63,11 +69,9 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
             let (f, b) = (f.row(first + i), (first + i) / n);
             let inv_f = inv_norm(s, f);
             let inv = &inv[(b - first / n) * p..][..p];
-            let to = |j: usize| E::ONE - slice::dot(s, f, inp.row(b * p + j)) * inv_f * inv[j];
-            (*dist, *index) = (to(0), 0);
-            for j in 1..p {
-                let x = to(j);
-                if x < *dist {
+            for (j, &inv) in inv.iter().enumerate() {
+                let x = E::ONE - slice::dot(s, f, inp.row(b * p + j)) * inv_f * inv;
+                if j == 0 || x < *dist {
                     (*dist, *index) = (x, j as u32);
                 }
             }

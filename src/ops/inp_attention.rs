@@ -63,8 +63,8 @@ fn check<E: Elem>(
     heads: usize,
 ) -> Result<(usize, usize, usize, usize)> {
     q.expect("inp_attention", "q", &[usize::MAX; 3])?;
-    let d = head_dim("inp_attention", q.cols(), heads)?;
     kv.expect("inp_attention", "kv", &[q.shape()[0], usize::MAX, 2 * q.cols()])?;
+    let d = head_dim("inp_attention", q, kv, heads)?;
     scale.expect("inp_attention", "scale", &[heads, 1, 1])?;
     Ok((q.shape()[0], q.shape()[1], kv.shape()[1], d))
 }
@@ -124,6 +124,7 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
 }
 
 /// dout `(B, N, C)` and the forward's inputs → dq `(B, N, C)`, dkv `(B, P, 2C)`; `dscale += …`.
+#[allow(clippy::too_many_arguments)]
 pub fn backward<E: Elem>(
     cpu: &Cpu,
     dout: &Tensor<E>,

@@ -30,16 +30,22 @@ pub fn forward<E: Elem>(
 /// Checks q and kv; B, N, P, D.
 fn check<E: Elem>(q: &Tensor<E>, kv: &Tensor<E>, heads: usize) -> Result<(usize, usize, usize, usize)> {
     q.expect("inp_extract", "q", &[usize::MAX; 2])?;
-    let d = head_dim("inp_extract", q.cols(), heads)?;
-    kv.expect("inp_extract", "kv", &[usize::MAX, usize::MAX, 2 * q.cols()])?;
+    let d = head_dim("inp_extract", q, kv, heads)?;
     Ok((kv.shape()[0], kv.shape()[1], q.shape()[0], d))
 }
 
-/// Width of a head, for `c` channels in `heads` heads.
-pub(super) fn head_dim(op: &'static str, c: usize, heads: usize) -> Result<usize> {
-    if heads == 0 || c == 0 || c % heads != 0 {
-        let wanted = format!("(…, C) with C a multiple of {heads} heads");
-        return Err(Error::Shape { op, tensor: "q", wanted, got: format!("(…, {c})") });
+/// Checks that q `(…, C)` and kv `(B, _, 2C)` have elements and fit `heads` heads; the width of a head.
+pub(super) fn head_dim<E: Elem>(
+    op: &'static str,
+    q: &Tensor<E>,
+    kv: &Tensor<E>,
+    heads: usize,
+) -> Result<usize> {
+    let c = q.cols();
+    kv.expect(op, "kv", &[usize::MAX, usize::MAX, 2 * c])?;
+    if q.is_empty() || kv.is_empty() || heads == 0 || !c.is_multiple_of(heads) {
+        let wanted = format!("non-empty, as kv, its last axis a multiple of {heads} heads (at least one)");
+        return Err(Error::Shape { op, tensor: "q", wanted, got: format!("{:?}", q.shape()) });
     }
     Ok(c / heads)
 }
@@ -66,13 +72,15 @@ impl<E: Elem> Kernel<E> for Head<'_, E> {
                 probs[p * n + j] = slice::dot(s, &q[head * d..][..d], &row[head * d..][..d]) * scale;
             }
         }
-        for (probs, out) in probs.chunks_exact_mut(n).zip(out.chunks_exact_mut(d)) {
+        for probs in probs.chunks_exact_mut(n) {
             let top = s.splat(slice::max(s, probs));
             slice::map(s, probs, |x| s.exp(s.sub(x, top)));
             let inv = E::ONE / slice::sum(s, probs);
             slice::scale(s, probs, inv);
-            for (&w, row) in probs.iter().zip(kv.chunks_exact(2 * c)) {
-                slice::axpy(s, out, w, &row[c + head * d..][..d]);
+        }
+        for (j, row) in kv.chunks_exact(2 * c).enumerate() {
+            for (p, out) in out.chunks_exact_mut(d).enumerate() {
+                slice::axpy(s, out, probs[p * n + j], &row[c + head * d..][..d]);
             }
         }
     }
@@ -123,22 +131,27 @@ impl<E: Elem> Kernel<E> for Backward<'_, E> {
         let c = heads * d;
         let rows = q.len() / c;
         let scale = E::from_f64((d as f64).powf(-0.5));
-        let mut dprobs = vec![E::ZERO; n];
-        for h in 0..heads {
-            for p in 0..rows {
-                let at = p * c + h * d;
-                let (q, dout, dq) = (&q[at..at + d], &dout[at..at + d], &mut dq[at..at + d]);
-                let probs = &probs[(h * rows + p) * n..][..n];
-                for (dp, row) in dprobs.iter_mut().zip(kv.chunks_exact(2 * c)) {
-                    *dp = slice::dot(s, dout, &row[c + h * d..][..d]);
-                }
-                let inner = slice::dot(s, probs, &dprobs);
-                for (j, drow) in dkv.chunks_exact_mut(2 * c).enumerate() {
-                    let ds = probs[j] * (dprobs[j] - inner) * scale;
-                    slice::axpy(s, dq, ds, &kv[j * 2 * c + h * d..][..d]);
-                    slice::axpy(s, &mut drow[h * d..][..d], ds, q);
-                    slice::axpy(s, &mut drow[c + h * d..][..d], probs[j], dout);
-                }
+        // One pass over the tokens for the softmax's gradient, one for the rest: a token's row is read whole, once.
+        let mut ds = vec![E::ZERO; probs.len()];
+        for (j, row) in kv.chunks_exact(2 * c).enumerate() {
+            for i in 0..heads * rows {
+                let (h, p) = (i / rows, i % rows);
+                ds[i * n + j] = slice::dot(s, &dout[p * c + h * d..][..d], &row[c + h * d..][..d]);
+            }
+        }
+        for (ds, probs) in ds.chunks_exact_mut(n).zip(probs.chunks_exact(n)) {
+            let inner = s.splat(slice::dot(s, probs, ds));
+            let scale = s.splat(scale);
+            slice::zip(s, ds, probs, |ds, p| s.mul(s.mul(p, s.sub(ds, inner)), scale));
+        }
+        for (j, (row, drow)) in kv.chunks_exact(2 * c).zip(dkv.chunks_exact_mut(2 * c)).enumerate() {
+            let (dk, dv) = drow.split_at_mut(c);
+            for i in 0..heads * rows {
+                let (h, p) = (i / rows, i % rows);
+                let (at, ds) = (p * c + h * d, ds[i * n + j]);
+                slice::axpy(s, &mut dq[at..at + d], ds, &row[h * d..][..d]);
+                slice::axpy(s, &mut dk[h * d..][..d], ds, &q[at..at + d]);
+                slice::axpy(s, &mut dv[h * d..][..d], probs[i * n + j], &dout[at..at + d]);
             }
         }
     }

@@ -19,7 +19,7 @@ pub fn forward<E: Elem>(
     weight.expect("patch_embed", "weight", &[c, planes, p, p])?;
     img.expect("patch_embed", "img", &[usize::MAX, planes, usize::MAX, usize::MAX])?;
     let (b, h, w) = (img.shape()[0], img.shape()[2], img.shape()[3]);
-    if p == 0 || h < p || w < p || h % p != 0 || w % p != 0 {
+    if p == 0 || h < p || w < p || !h.is_multiple_of(p) || !w.is_multiple_of(p) {
         return Err(Error::Shape {
             op: "patch_embed",
             tensor: "img",
