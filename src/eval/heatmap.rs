@@ -210,7 +210,7 @@ impl Tap {
 }
 
 fn check(tensor: &'static str, len: usize, shape: &[usize]) -> Result<()> {
-    if len > 0 && len == shape.iter().product() {
+    if len > 0 && len == shape.iter().product::<usize>() {
         return Ok(());
     }
     let wanted = format!("{shape:?}, not empty").replace('[', "(").replace(']', ")");
