@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
@@ -29,23 +29,13 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = target.file_name().ok_or(ErrorKind::IsADirectory)?.to_string_lossy();
     let unique = format!(".{name}.{}.{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let temp = target.with_file_name(unique);
-    let guard = Remove(temp.clone());
-    let mut file = File::create_new(&temp)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    std::fs::rename(&temp, target)?;
-    std::mem::forget(guard);
-    Ok(())
-}
-
-/// Removes the temporary file when the write did not get as far as the rename.
-struct Remove(PathBuf);
-
-impl Drop for Remove {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+    let done = File::create_new(&temp)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&temp, target));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&temp);
     }
+    done
 }
 
 fn sentence(e: &io::Error) -> String {

@@ -3,7 +3,7 @@
 
 mod html;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::{Map, Value, json};
 
 use super::metrics::{ImageMetrics, PixelMetrics};
@@ -78,6 +78,7 @@ pub fn table(results: &[ClassResult]) -> String {
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)
         .set_header(rows.next().unwrap_or_default())
         .add_rows(rows);
+    table.remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
     table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
     table.to_string()
 }

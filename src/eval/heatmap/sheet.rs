@@ -2,7 +2,7 @@
 
 use super::font::{ADVANCE, LINE, draw};
 use super::{Rgb, check, colour, overlay};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One picture of a contact sheet.
 pub struct SheetRow<'a> {
@@ -38,7 +38,9 @@ const OUTLINE: [u8; 3] = [0, 235, 120];
 ///
 /// Errors: no rows; a map or mask of another size than `side`; a map value or a scale that is not finite.
 pub fn contact_sheet(rows: &[SheetRow], sheet: &Sheet) -> Result<Rgb> {
-    check("rows", rows.len(), &[rows.len()])?;
+    if rows.is_empty() {
+        return Err(Error::usage("a contact sheet needs at least one picture"));
+    }
     let cell = sheet.cell.max(64);
     let names: &[&str] = match rows.iter().any(|r| r.mask.is_some()) {
         true => &["input", "heat map", "defect"],
@@ -56,10 +58,11 @@ pub fn contact_sheet(rows: &[SheetRow], sheet: &Sheet) -> Result<Rgb> {
         .collect();
     let height = top + heights.iter().sum::<usize>() + legend;
     let mut out = Rgb::filled(columns * block + GAP, height, PAPER);
+    // The end of a path says more than its beginning.
     let fit = |text: &str, width: usize, zoom: usize| -> String {
         let room = width / (ADVANCE * zoom);
         match text.chars().count() > room {
-            true => text.chars().take(room.saturating_sub(2)).chain("..".chars()).collect(),
+            true => "..".chars().chain(text.chars().skip(text.chars().count() + 2 - room.max(2))).collect(),
             false => text.to_string(),
         }
     };
@@ -71,7 +74,7 @@ pub fn contact_sheet(rows: &[SheetRow], sheet: &Sheet) -> Result<Rgb> {
     }
     for (n, (row, small)) in rows.iter().zip(&pictures).enumerate() {
         let (x, y) = (n % columns * block + 2 * GAP, top + heights[..n / columns].iter().sum::<usize>());
-        let score = format!("{:.4}", row.score);
+        let score = number(row.score);
         let room = block - 2 * GAP - (score.len() + 2) * ADVANCE;
         draw(&mut out, x, y + 2, 1, INK, &fit(row.title, room, 1));
         draw(&mut out, x + block - 2 * GAP - score.len() * ADVANCE, y + 2, 1, INK, &score);
@@ -90,11 +93,16 @@ pub fn contact_sheet(rows: &[SheetRow], sheet: &Sheet) -> Result<Rgb> {
     for i in 0..width {
         out.fill(x + i, y, 1, 12, colour(i as f32 / (width - 1) as f32));
     }
-    let (low, high) = (format!("{:.4}", sheet.scale.0), format!("{:.4}", sheet.scale.1));
+    let (low, high) = (number(sheet.scale.0), number(sheet.scale.1));
     draw(&mut out, x, y + 16, 1, FAINT, &low);
     draw(&mut out, x + width - high.len() * ADVANCE, y + 16, 1, FAINT, &high);
     draw(&mut out, x + width + GAP, y + 3, 1, FAINT, "anomaly value");
     Ok(out)
+}
+
+/// Four decimals where they show the number, else three significant digits; never more than 11 characters.
+fn number(x: f32) -> String {
+    if x == 0.0 || (0.001..100_000.0).contains(&x.abs()) { format!("{x:.4}") } else { format!("{x:.2e}") }
 }
 
 /// The picture scaled to fit `cell` x `cell`, averaged where it gets smaller.

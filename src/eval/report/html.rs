@@ -46,8 +46,8 @@ th,td{padding:.25rem .8rem;text-align:right;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 th{color:var(--faint);font-weight:500}tbody tr:last-child td{font-weight:650;border-bottom:0}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1.2rem;margin:0}dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}
-.wide{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;gap:1.6rem}figure{margin:0 0 1.6rem}figcaption{margin-bottom:.4rem}
-img{max-width:100%;border:1px solid var(--line)}svg text{fill:var(--faint);font-size:11px}
+.wide{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;gap:1.6rem}figure{margin:0 0 1.6rem}.plots figure{margin:0}figcaption{margin-bottom:.4rem}
+img,svg{max-width:100%}img{border:1px solid var(--line)}svg text{fill:var(--faint);font-size:11px}
 .good{fill:var(--good);background:var(--good)}.bad{fill:var(--bad);background:var(--bad)}rect{fill-opacity:.55}
 .key{display:inline-block;width:.75em;height:.75em;margin:0 .35em 0 1em}svg line{stroke:var(--faint)}.cut{stroke-dasharray:4 3}
 ";
@@ -83,7 +83,7 @@ pub fn html(page: &Page) -> Result<String> {
         out += "</tbody></table></div>\n";
     }
     if !page.scores.is_empty() {
-        out += "<h2>Image scores <span class=\"key good\"></span>good<span class=\"key bad\"></span>anomalous</h2>\
+        out += "<h2>Image scores, share of each kind <span class=\"key good\"></span>good<span class=\"key bad\"></span>anomalous</h2>\
                 <div class=\"plots\">";
         for s in page.scores {
             out += &format!("<figure><figcaption>{}</figcaption>{}</figure>", escape(s.name), histogram(s)?);
