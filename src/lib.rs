@@ -7,6 +7,7 @@ pub mod data;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod fs;
 pub mod model;
 pub mod ops;
 pub mod runtime;

@@ -152,15 +152,17 @@ pub fn pixel_metrics(
 }
 
 /// The mask that metrics see: `mask` `(crop, crop)` 0 … 255 to `(side, side)` 0/1 by nearest neighbour (source index
-/// `floor(i·crop/side)`), then the threshold.
-pub fn ground_truth(mask: &[u8], crop: usize, side: usize, how: Binarize) -> Vec<u8> {
+/// `floor(i·crop/side)`), then the threshold. Errors: a mask of another size.
+pub fn ground_truth(mask: &[u8], crop: usize, side: usize, how: Binarize) -> Result<Vec<u8>> {
+    if mask.is_empty() || mask.len() != crop * crop {
+        return Err(shape("mask", format!("({crop}, {crop}), not empty"), format!("{} values", mask.len())));
+    }
     let above = match how {
         Binarize::Half => 127,
         Binarize::Any => 0,
     };
-    (0..side * side)
-        .map(|i| (mask[i / side * crop / side * crop + i % side * crop / side] > above) as u8)
-        .collect()
+    let at = |i: usize| mask[i / side * crop / side * crop + i % side * crop / side];
+    Ok((0..side * side).map(|i| (at(i) > above) as u8).collect())
 }
 
 fn shape(tensor: &'static str, wanted: String, got: String) -> Error {

@@ -228,8 +228,10 @@ fn bad_input_is_refused_with_a_sentence() {
 #[test]
 fn ground_truth_samples_the_nearest_pixel_then_cuts() {
     let mask = [0, 1, 127, 128, 255, 0, 0, 0, 200];
-    assert_eq!(ground_truth(&mask, 3, 3, Binarize::Half), [0, 0, 0, 1, 1, 0, 0, 0, 1]);
-    assert_eq!(ground_truth(&mask, 3, 3, Binarize::Any), [0, 1, 1, 1, 1, 0, 0, 0, 1]);
-    assert_eq!(ground_truth(&mask, 3, 2, Binarize::Any), [0, 1, 1, 1]);
-    assert_eq!(ground_truth(&mask, 3, 4, Binarize::Half)[12..], [0, 0, 0, 1]);
+    let of = |side, how| ground_truth(&mask, 3, side, how).unwrap();
+    assert_eq!(of(3, Binarize::Half), [0, 0, 0, 1, 1, 0, 0, 0, 1]);
+    assert_eq!(of(3, Binarize::Any), [0, 1, 1, 1, 1, 0, 0, 0, 1]);
+    assert_eq!(of(2, Binarize::Any), [0, 1, 1, 1]);
+    assert_eq!(of(4, Binarize::Half)[12..], [0, 0, 0, 1]);
+    assert!(matches!(ground_truth(&mask, 4, 2, Binarize::Any), Err(Error::Shape { .. })));
 }
