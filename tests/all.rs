@@ -4,4 +4,5 @@ mod data;
 mod eval;
 mod ops;
 mod support;
+mod synthetic;
 mod weights;
