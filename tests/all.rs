@@ -6,5 +6,9 @@ mod model;
 mod models;
 mod ops;
 mod support;
+<<<<<<< HEAD
 mod train;
+=======
+mod synthetic;
+>>>>>>> demo
 mod weights;

@@ -114,7 +114,7 @@ const CLASSES: [Class; 5] = [
     },
     Class {
         name: "board",
-        pose: (2.5, 1.0, 0.01),
+        pose: (1.5, 0.5, 0.005),
         light: (0.06, 0.015, 0.08),
         noise: 0.010,
         draw: board::draw,
@@ -126,14 +126,14 @@ const CLASSES: [Class; 5] = [
     },
     Class {
         name: "gear",
-        pose: (4.0, 180.0, 0.02),
-        light: (0.06, 0.015, 0.08),
+        pose: (2.0, 2.0, 0.01),
+        light: (0.05, 0.01, 0.05),
         noise: 0.010,
         draw: gear::draw,
         defects: &[
-            defect("broken_tooth", (0.7, 1.0), (1.0, 1.0)),
+            defect("broken_tooth", (0.5, 0.75), (0.9, 1.0)),
             defect("rust", (12.0, 20.0), (0.75, 1.0)),
-            defect("scratch", (35.0, 60.0), (0.7, 1.0)),
+            defect("scratch", (45.0, 75.0), (0.8, 1.0)),
         ],
     },
     Class {
@@ -143,8 +143,8 @@ const CLASSES: [Class; 5] = [
         noise: 0.010,
         draw: plate::draw,
         defects: &[
+            defect("blocked_hole", (1.0, 1.0), (0.8, 1.0)),
             defect("dent", (10.0, 16.0), (0.8, 1.0)),
-            defect("missing_hole", (1.0, 1.0), (1.0, 1.0)),
             defect("scratch", (50.0, 100.0), (0.7, 1.0)),
             defect("stain", (14.0, 24.0), (0.7, 1.0)),
         ],

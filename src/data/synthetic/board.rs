@@ -85,7 +85,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
         .iter()
         .map(|p| {
             let upright = if p.2 { 0.5 * PI } else { 0.0 };
-            Pose::new((p.0 + rng.around(0.6), p.1 + rng.around(0.6)), upright + rng.around(0.04), 1.0)
+            Pose::new((p.0 + rng.around(0.35), p.1 + rng.around(0.35)), upright + rng.around(0.04), 1.0)
         })
         .collect();
     let seed = rng.seed();

@@ -1,12 +1,12 @@
-//! A machined spur gear, in any direction, on a conveyor belt.
+//! A machined spur gear on a conveyor belt.
 
 use super::canvas::*;
 use super::{Flaw, Pose, Rng};
 use std::f32::consts::{PI, TAU};
 
-const TEETH: f32 = 20.0;
-const ROOT: f32 = 79.0;
-const TIP: f32 = 93.0;
+const TEETH: f32 = 16.0;
+const ROOT: f32 = 77.0;
+const TIP: f32 = 95.0;
 /// Inner and outer radius of the turned recess, radius of the bore.
 const RECESS: (f32, f32) = (33.0, 68.0);
 const BORE: f32 = 15.0;
@@ -37,8 +37,8 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
             "broken_tooth" => g.broken = Some((r.pick(TEETH as usize) as f32, f.size)),
             "rust" => g.rust = Some(Blob::new(r, at(74.0), f.size)),
             _ => {
-                let along = a + 0.5 * PI + r.around(0.5);
-                g.scratch = Some(Stroke::new(r, at(68.0), along, f.size, 0.12, 2.0));
+                let angle = r.range(0.0, PI);
+                g.scratch = Some(Stroke::new(r, at(58.0), angle, f.size, 0.12, 2.6));
             }
         }
     }
@@ -46,6 +46,15 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
 }
 
 impl Gear {
+    /// Radius at which the broken tooth, if this is the one, ends: the break is slanted and uneven.
+    fn fracture(&self, x: f32, y: f32) -> Option<f32> {
+        let (k, depth) = self.broken?;
+        let turn = (libm::atan2f(y, x) / TAU + 1.0) * TEETH;
+        let slant = 8.0 * (turn - turn.floor() - 0.5);
+        let end = TIP - (TIP - ROOT) * depth + slant + 0.9 * noise(self.steel, 0.5 * x, 0.5 * y);
+        (turn.floor() % TEETH == k).then_some(end)
+    }
+
     /// Signed distance to the gear's outline, about (negative on metal), at a point of the part.
     fn outline(&self, x: f32, y: f32) -> f32 {
         let r = hypot(x, y);
@@ -63,15 +72,8 @@ impl Gear {
         let turn = (libm::atan2f(y, x) / TAU + 1.0) * TEETH;
         let tooth = turn.floor();
         let flank = (0.5 - (turn - tooth - 0.5).abs()) * 2.0;
-        let mut edge = ROOT + (TIP - ROOT) * ((flank - 0.3) / 0.34).clamp(0.0, 1.0);
-        if let Some((k, depth)) = self.broken
-            && tooth % TEETH == k
-        {
-            // The break runs across the tooth, slanted and uneven.
-            let slant = (flank - 0.5) * (turn - tooth - 0.5).signum() * 5.0;
-            edge = edge.min(TIP - (TIP - ROOT) * depth + slant + 0.9 * noise(self.steel, 0.5 * x, 0.5 * y));
-        }
-        r - edge
+        let edge = ROOT + (TIP - ROOT) * ((flank - 0.3) / 0.34).clamp(0.0, 1.0);
+        r - edge.min(self.fracture(x, y).unwrap_or(TIP))
     }
 
     fn belt(&self, x: f32, y: f32) -> Rgb {
@@ -115,6 +117,16 @@ impl Gear {
             k += 0.20 * facing(gx / n, gy / n) * step(-2.6, -1.0, d);
         }
         let mut c = lit([0.98, 1.0, 1.03], k);
+        if let Some(end) = self.fracture(u, v) {
+            // The torn face slopes away from the lamp or to it, and is coarse.
+            let grain = [0.52, 0.50, 0.48].map(|k| k + 0.42 * fbm(self.steel ^ 7, 0.55 * u, 0.55 * v));
+            c = blend(
+                c,
+                grain,
+                self.strength
+                    * step(end - 6.5, end - 4.5, pr + 1.2 * noise(self.steel ^ 8, 0.7 * u, 0.7 * v)),
+            );
+        }
         if let Some(rust) = &self.rust {
             let cover = step(1.05, 0.7, rust.depth(u, v)) * self.strength;
             let tone = 0.9 + 0.5 * fbm(self.steel ^ 5, 0.45 * u, 0.45 * v);

@@ -11,7 +11,7 @@ const SINK: f32 = 14.5;
 struct Plate {
     pose: Pose,
     seed: u32,
-    undrilled: Option<(f32, f32)>,
+    blocked: Option<(f32, f32)>,
     dent: Option<(f32, f32, f32)>,
     scratch: Option<Stroke>,
     stain: Option<Blob>,
@@ -22,7 +22,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
     let mut p = Plate {
         pose,
         seed: rng.seed(),
-        undrilled: None,
+        blocked: None,
         dent: None,
         scratch: None,
         stain: None,
@@ -36,7 +36,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
         let (cx, cy) = cell(r);
         let at = (cx + r.around(5.0), cy + r.around(5.0));
         match f.kind {
-            "missing_hole" => p.undrilled = Some((r.pick(4) as f32 - 2.0, r.pick(4) as f32 - 2.0)),
+            "blocked_hole" => p.blocked = Some((r.pick(4) as f32 - 2.0, r.pick(4) as f32 - 2.0)),
             "dent" => p.dent = Some((at.0, at.1, f.size)),
             "scratch" => {
                 let angle = r.range(0.4, 2.7);
@@ -62,14 +62,17 @@ impl Plate {
         let band = libm::expf(-(v + 40.0) * (v + 40.0) / 9000.0);
         let mut k = 0.55 + 0.10 * band + 0.075 * brush;
         let mut sheen = 0.0;
-        if self.undrilled != Some((i, j)) && r < SINK + 1.2 {
+        if r < SINK + 1.2 {
             let (nx, ny) = (hx / r.max(1e-3), hy / r.max(1e-3));
             let rings = noise(s ^ 3, 2.5 * r, 3.0);
             let cone = 0.52 + 0.30 * facing(-nx, -ny) + 0.04 * rings;
             k = mix1(k, cone, step(SINK + 0.5, SINK - 0.5, r));
             // Through the hole: the bench below, its far wall catching the lamp.
             let bench = 0.07 + 0.16 * step(HOLE - 5.0, HOLE, r) * facing(-nx, -ny).max(0.0);
-            k = mix1(k, bench, step(HOLE + 0.4, HOLE - 0.4, r));
+            // A plug of swarf reaches almost to the surface.
+            let chips = 0.42 + 0.55 * fbm(s ^ 4, 0.45 * u, 0.45 * v);
+            let plug = if self.blocked == Some((i, j)) { self.strength } else { 0.0 };
+            k = mix1(k, mix1(bench, chips, plug), step(HOLE + 0.4, HOLE - 0.4, r));
             k += 0.18 * step(0.9, 0.0, (r - SINK).abs()) * facing(nx, ny);
             sheen = step(HOLE + 0.4, HOLE - 0.4, r);
         }
