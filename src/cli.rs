@@ -4,6 +4,7 @@ mod calibrate;
 mod convert;
 mod demo;
 mod eval;
+mod gallery;
 mod info;
 mod inputs;
 mod score;
@@ -191,7 +192,7 @@ impl Common {
                 let path = folder.map(|f| f.join(format!("{name}.safetensors"))).filter(|p| p.exists());
                 Model::load(WeightFile::read(path.ok_or_else(|| missing_backbone(name))?)?)?
             }
-            Some(path) => Model::load(convert::read_any(Path::new(path))?)?,
+            Some(path) => Model::load(WeightFile::read(path)?)?,
         };
         self.about_backbone(&model);
         Ok(model)

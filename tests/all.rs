@@ -6,9 +6,6 @@ mod model;
 mod models;
 mod ops;
 mod support;
-<<<<<<< HEAD
-mod train;
-=======
 mod synthetic;
->>>>>>> demo
+mod train;
 mod weights;

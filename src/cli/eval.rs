@@ -44,28 +44,16 @@ pub struct Eval {
     csv: Option<PathBuf>,
     /// All distinct thresholds, or what the published evaluation runs (200 steps)
     #[arg(long, default_value = "exact")]
-    metrics: MetricsKind,
+    metrics: Mode,
     /// Which pixels of a down-sampled mask are anomalous: above one half (published code), or any above zero (paper)
     #[arg(long, default_value = "half")]
-    gt_binarize: BinarizeKind,
+    gt_binarize: Binarize,
     /// Use the distance to the picture's own prototypes
     #[arg(long)]
     zero_shot: bool,
     /// Decoding threads
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-}
-
-#[derive(ValueEnum, Clone, Copy)]
-enum MetricsKind {
-    Exact,
-    Official,
-}
-
-#[derive(ValueEnum, Clone, Copy)]
-enum BinarizeKind {
-    Half,
-    Any,
 }
 
 /// How an evaluation is done, whoever asks for it.
@@ -90,14 +78,7 @@ impl Eval {
         let cpu = common.cpu()?;
         let data = Dataset::open(&self.data, self.dataset.layout(), &self.classes)?;
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
-        let mode = match self.metrics {
-            MetricsKind::Exact => Mode::Exact,
-            MetricsKind::Official => Mode::Official,
-        };
-        let binarize = match self.gt_binarize {
-            BinarizeKind::Half => Binarize::Half,
-            BinarizeKind::Any => Binarize::Any,
-        };
+        let (mode, binarize) = (self.metrics, self.gt_binarize);
         let setting = Setting { mode, binarize, workers: common.workers(self.workers, &cpu) };
         let one_each = self.model.is_dir();
         let open = |path: &Path| -> Result<Scorer> {
@@ -136,12 +117,17 @@ impl Eval {
     fn settings(&self, cfg: Config, data: &Dataset) -> Value {
         json!({
             "model": self.model, "data": self.data, "dataset": data.layout.name(),
-            "metrics": match self.metrics { MetricsKind::Exact => "exact", MetricsKind::Official => "official" },
-            "gt_binarize": match self.gt_binarize { BinarizeKind::Half => "half", BinarizeKind::Any => "any" },
+            "metrics": name(&self.metrics),
+            "gt_binarize": name(&self.gt_binarize),
             "zero_shot": self.zero_shot, "resize": cfg.resize, "crop": cfg.crop, "precision": "f32",
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
+}
+
+/// What the command line calls a choice.
+fn name(choice: &impl ValueEnum) -> String {
+    choice.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
 }
 
 /// A table on a terminal, JSON elsewhere.

@@ -126,7 +126,7 @@ impl Score {
         let mut out = Output::new(format)?;
         let cfg = scorer.model().config.clone();
         let limits = limits(self.max_megapixels);
-        let draw = heatmaps.is_some();
+        let (draw, cover) = (heatmaps.is_some(), cfg.crop as f64 / cfg.resize as f64);
         let load = |_: usize, input: Input| load(&input.path, cfg.resize, cfg.crop, draw, &limits);
         let workers = common.workers(self.workers, &cpu);
         let bar = common.bar(inputs.len(), "scoring");
@@ -148,7 +148,7 @@ impl Score {
                     }
                     if let (Some(heatmaps), Some(pic)) = (&heatmaps, &p.picture) {
                         inputs::make_parent(&heatmaps[i])?;
-                        let rgb = heatmap::overlay(&pic.rgb, p.width, p.height, &verdict.map, MAP_SIDE, scale)?;
+                        let rgb = heatmap::overlay_centre(&pic.rgb, p.width, p.height, &verdict.map, MAP_SIDE, cover, scale)?;
                         heatmap::write_png(&heatmaps[i], p.width, p.height, &rgb)?;
                     }
                     anomalies += usize::from(verdict.anomalous == Some(true));

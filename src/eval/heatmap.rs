@@ -87,6 +87,31 @@ pub fn overlay(
     Ok(out)
 }
 
+/// As [`overlay`], for a map of the centre alone: `cover` (0 to 1] is the share of each side that the map covers (the
+/// crop over the resize). What lies outside stays as it was.
+pub fn overlay_centre(
+    rgb: &[u8],
+    width: usize,
+    height: usize,
+    map: &[f32],
+    side: usize,
+    cover: f64,
+    scale: (f32, f32),
+) -> Result<Vec<u8>> {
+    check("picture", rgb.len(), &[height, width, 3])?;
+    let inner = |n: usize| ((n as f64 * cover).round() as usize).clamp(1, n.max(1));
+    let (w, h) = (inner(width), inner(height));
+    let (x, y) = ((width - w) / 2, (height - h) / 2);
+    let rows = |i: usize| ((y + i) * width + x) * 3..((y + i) * width + x + w) * 3;
+    let centre: Vec<u8> = (0..h).flat_map(|i| &rgb[rows(i)]).copied().collect();
+    let drawn = overlay(&centre, w, h, map, side, scale)?;
+    let mut out = rgb.to_vec();
+    for (i, row) in drawn.chunks_exact(w * 3).enumerate() {
+        out[rows(i)].copy_from_slice(row);
+    }
+    Ok(out)
+}
+
 /// The map alone in colours, `(map.len(), 3)`. Errors: a map value or a scale that is not finite.
 pub fn colourise(map: &[f32], scale: (f32, f32)) -> Result<Vec<u8>> {
     let level = Level::new(map, scale)?;

@@ -27,15 +27,6 @@ pub enum Mode {
     Official,
 }
 
-/// What makes a ground-truth pixel anomalous after the mask was scaled down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Binarize {
-    /// Above one half, as the published repository does now.
-    Half,
-    /// Above zero, as the paper's tables were made.
-    Any,
-}
-
 /// Image-level metrics, as fractions. `None` unless both good and anomalous images are there: AUROC is undefined
 /// then, and AP and F1max would be 0 or 1 whatever the scores.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -149,20 +140,6 @@ pub fn pixel_metrics(
             ..official::accumulate(maps, masks, &pixels, &weights, lo, hi)
         },
     })
-}
-
-/// The mask that metrics see: `mask` `(crop, crop)` 0 … 255 to `(side, side)` 0/1 by nearest neighbour (source index
-/// `floor(i·crop/side)`), then the threshold. Errors: a mask of another size.
-pub fn ground_truth(mask: &[u8], crop: usize, side: usize, how: Binarize) -> Result<Vec<u8>> {
-    if mask.is_empty() || mask.len() != crop * crop {
-        return Err(shape("mask", format!("({crop}, {crop}), not empty"), format!("{} values", mask.len())));
-    }
-    let above = match how {
-        Binarize::Half => 127,
-        Binarize::Any => 0,
-    };
-    let at = |i: usize| mask[i / side * crop / side * crop + i % side * crop / side];
-    Ok((0..side * side).map(|i| (at(i) > above) as u8).collect())
 }
 
 fn shape(tensor: &'static str, wanted: String, got: String) -> Error {

@@ -34,14 +34,21 @@ pub fn save(
     file.write(path)
 }
 
+fn state(file: &WeightFile) -> Result<Value> {
+    let text = file.metadata.get("inp_former_checkpoint");
+    text.and_then(|s| serde_json::from_str(s).ok())
+        .ok_or_else(|| Error::file(&file.path, "this is not a training checkpoint (those end in .ckpt)"))
+}
+
+/// Iterations made when the checkpoint was written.
+pub fn iteration(path: &Path) -> Result<u64> {
+    Ok(state(&WeightFile::read(path)?)?["iteration"].as_u64().unwrap_or(0))
+}
+
 /// Reads a state back; settings that differ from `settings` are an error that names each.
 pub fn load(path: &Path, cfg: &Config, settings: &Map<String, Value>) -> Result<(Trained, Optimizer)> {
     let file = WeightFile::read(path)?;
-    let state: Value = file
-        .metadata
-        .get("inp_former_checkpoint")
-        .and_then(|s| serde_json::from_str(s).ok())
-        .ok_or_else(|| Error::file(path, "this is not a training checkpoint (those end in .ckpt)"))?;
+    let state = state(&file)?;
     let empty = Map::new();
     let old = state["settings"].as_object().unwrap_or(&empty);
     let differs: Vec<String> = settings

@@ -10,7 +10,7 @@ use crate::runtime::{Cpu, Elem};
 /// Weight of the coherence loss.
 const GATHER_WEIGHT: f64 = 0.2;
 /// Largest global gradient norm.
-const MAX_NORM: f64 = 0.1;
+pub const MAX_NORM: f64 = 0.1;
 
 /// The loss of one batch and its gradients.
 pub struct Gradients<E: Elem> {

@@ -1,7 +1,7 @@
 //! The seven metrics: published values, brute-force references in f64, ties, missing labels, threads.
 
 use inp_former::Error;
-use inp_former::eval::metrics::{Binarize, Mode, ground_truth, image_metrics, pixel_metrics, regions};
+use inp_former::eval::metrics::{Mode, image_metrics, pixel_metrics, regions};
 use inp_former::runtime::Cpu;
 
 use crate::support::{golden, s_value};
@@ -223,15 +223,4 @@ fn bad_input_is_refused_with_a_sentence() {
     }
     assert!(matches!(image_metrics(&[0.0], &[]), Err(Error::Shape { .. })));
     assert!(matches!(pixel_metrics(&cpu, &[0.0; 4], &[0; 3], 1, 2, Mode::Exact), Err(Error::Shape { .. })));
-}
-
-#[test]
-fn ground_truth_samples_the_nearest_pixel_then_cuts() {
-    let mask = [0, 1, 127, 128, 255, 0, 0, 0, 200];
-    let of = |side, how| ground_truth(&mask, 3, side, how).unwrap();
-    assert_eq!(of(3, Binarize::Half), [0, 0, 0, 1, 1, 0, 0, 0, 1]);
-    assert_eq!(of(3, Binarize::Any), [0, 1, 1, 1, 1, 0, 0, 0, 1]);
-    assert_eq!(of(2, Binarize::Any), [0, 1, 1, 1]);
-    assert_eq!(of(4, Binarize::Half)[12..], [0, 0, 0, 1]);
-    assert!(matches!(ground_truth(&mask, 4, 2, Binarize::Any), Err(Error::Shape { .. })));
 }
