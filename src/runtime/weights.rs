@@ -236,6 +236,7 @@ pub fn write_atomically(path: &Path, body: impl FnOnce(&mut File) -> io::Result<
 }
 
 fn cannot_write(path: &Path, folder: &Path, e: &io::Error) -> Error {
+    let missing = !folder.is_dir();
     let folder = folder.display();
     Error::file(
         path,
@@ -246,7 +247,7 @@ fn cannot_write(path: &Path, folder: &Path, e: &io::Error) -> Error {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 format!("no permission to write in the folder {folder}; choose another ({e})")
             }
-            ErrorKind::NotFound => format!("the folder {folder} does not exist; create it first"),
+            ErrorKind::NotFound if missing => format!("the folder {folder} does not exist; create it first"),
             _ => format!("cannot write: {e}"),
         },
     )

@@ -354,7 +354,7 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, items: &[Value]) -> Result<()> {
         let at = self.at;
         match self.top_node()? {
-            Some(Node::Dict(dict)) if items.len() % 2 == 0 => {
+            Some(Node::Dict(dict)) if items.len().is_multiple_of(2) => {
                 dict.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
                 Ok(())
             }
