@@ -1,6 +1,7 @@
 //! Weight files and namings: every lie of a header is a sentence, nothing panics, and other readers agree.
 
 mod naming;
+mod pth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,7 +138,7 @@ fn each_lie_is_one_sentence() {
         (u64::MAX.to_le_bytes().to_vec(), "18446744073709551615 bytes, and 100000000 is the limit"),
         (100_000_001u64.to_le_bytes().to_vec(), "100000001 bytes, and 100000000 is the limit"),
         (99_999_999u64.to_le_bytes().to_vec(), "should have 99999999 bytes, but the file has only 0"),
-        (b"PK\x03\x04\0\0\x08\x08....".to_vec(), "`inp-former convert"),
+        (b"PK\x03\x04\0\0\x08\x08....".to_vec(), "the zip archive is damaged or cut short"),
         (bytes_of("[1, 2]", 0), "does not begin with `{`"),
         (not_utf8, "not valid UTF-8"),
         (bytes_of("{\"a\":", 0), "not a safetensors header: EOF"),
@@ -157,6 +158,7 @@ fn each_lie_is_one_sentence() {
         (bytes_of(&a("F32", "[1.5]", 0, 4), 4), "invalid type: floating point"),
         (bytes_of(&a("F32", "[4294967296,4294967296]", 0, 4), 4), "more than can be addressed"),
         (bytes_of(&a("F64", "[2305843009213693952]", 0, 4), 4), "more than can be addressed"),
+        (bytes_of(&a("F32", "[4294967296,4294967296,0]", 0, 0), 0), "more than can be addressed"),
         (bytes_of(&a("F32", "[1]", 8, 4), 8), "ends at byte 4 of the data, before its begin at 8"),
         (bytes_of(&a("F32", "[2]", 0, 4), 8), "dtype F32 needs 8 bytes, but its offsets span 4"),
         (bytes_of(&a("F32", "[]", 0, 8), 8), "needs 4 bytes, but its offsets span 8"),
@@ -179,18 +181,22 @@ fn each_lie_is_one_sentence() {
     }
 }
 
+/// Seeded numbers below `n` (xorshift).
+fn dice(mut seed: u64) -> impl FnMut(usize) -> usize {
+    move |n| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 16) as usize % n
+    }
+}
+
 /// Seeded damage to a small file: an error or a consistent file, never a panic.
 #[test]
 fn damaged_files_never_panic() {
     let good = sample_bytes();
     let header = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
-    let mut seed = 1u64;
-    let mut next = |n: usize| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        (seed >> 16) as usize % n
-    };
+    let mut next = dice(1);
     let mut accepted = 0;
     for case in 0..6000 {
         let mut bytes = good.clone();

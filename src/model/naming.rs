@@ -178,10 +178,9 @@ fn rename(tensors: Tensors, naming: Naming) -> std::result::Result<Tensors, Stri
         })?;
         insert(&mut out, key, qkv)?;
     }
-    if naming == Naming::Timm && out.contains_key("encoder.register_tokens") {
-        if let Some(pos) = out.get_mut("encoder.pos_embed") {
-            add_class_row(pos)?;
-        }
+    let folded = naming == Naming::Timm && out.contains_key("encoder.register_tokens");
+    if let Some(pos) = out.get_mut("encoder.pos_embed").filter(|_| folded) {
+        add_class_row(pos)?;
     }
     Ok(out)
 }

@@ -2,13 +2,15 @@
 //!
 //! Layout (source: the format's own description, huggingface.co/docs/safetensors): a little-endian `u64` with the
 //! header's length, the header (JSON: name → dtype, shape, offsets into the data; `__metadata__` → strings), the data.
-//! A file is believed only where it is consistent: the tensors must cover the data exactly, without overlap or hole.
+//! A PyTorch checkpoint (`.pth`) is read too, never written. A file is believed only where it is consistent: the tensors must cover the data exactly, without overlap or hole.
 
 mod header;
+mod pickle;
+mod pth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufReader, Cursor, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -131,12 +133,8 @@ impl RawTensor {
     }
 }
 
-/// Bytes of a tensor; `None` when that overflows.
+/// Bytes of a tensor; `None` when that overflows, also on the way to a zero axis.
 pub(super) fn byte_len(shape: &[usize], dtype: Dtype) -> Option<usize> {
-    // A zero axis makes the tensor empty however large the others claim to be.
-    if shape.contains(&0) {
-        return Some(0);
-    }
     shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d))
 }
 
@@ -151,20 +149,22 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
-    /// Reads a safetensors file, each tensor once: peak memory is about the file's size.
+    /// Reads a safetensors file or, told by its first bytes, a PyTorch checkpoint (its state dict, also under
+    /// `state_dict`, `model` or `teacher`). Each tensor is read once: peak memory is about the file's size.
     ///
     /// Errors: one [`Error::File`] sentence for whatever in the file is not as it claims.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let about = fs::metadata(path).at(path, "read the weights")?;
         if !about.is_file() {
-            return Err(Error::file(path, "this is not a regular file; give the path of a safetensors file"));
+            return Err(Error::file(path, "this is not a regular file; give the path of a weight file"));
         }
-        header::parse(path, File::open(path).at(path, "read the weights")?, about.len())
+        let file = File::open(path).at(path, "read the weights")?;
+        header::parse(path, BufReader::new(file), about.len())
     }
     /// As [`WeightFile::read`], from memory.
     pub fn from_bytes(label: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
-        header::parse(label.as_ref(), bytes, bytes.len() as u64)
+        header::parse(label.as_ref(), Cursor::new(bytes), bytes.len() as u64)
     }
     /// Writes a safetensors file atomically: `path` holds the old content or the new, never a part.
     ///
@@ -236,6 +236,7 @@ pub fn write_atomically(path: &Path, body: impl FnOnce(&mut File) -> io::Result<
 }
 
 fn cannot_write(path: &Path, folder: &Path, e: &io::Error) -> Error {
+    let missing = !folder.is_dir();
     let folder = folder.display();
     Error::file(
         path,
@@ -246,7 +247,7 @@ fn cannot_write(path: &Path, folder: &Path, e: &io::Error) -> Error {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 format!("no permission to write in the folder {folder}; choose another ({e})")
             }
-            ErrorKind::NotFound => format!("the folder {folder} does not exist; create it first"),
+            ErrorKind::NotFound if missing => format!("the folder {folder} does not exist; create it first"),
             _ => format!("cannot write: {e}"),
         },
     )

@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, json};
 
-use super::{Dtype, RawTensor, WeightFile, byte_len, read_exactly};
+use super::{Dtype, RawTensor, WeightFile, byte_len, pth, read_exactly};
 use crate::error::{Error, IoContext, Result};
 
 /// Longest header, as the format sets it.
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Strings {
 }
 
 /// Reads a file of `size` bytes front to back. Nothing is allocated that the file's own size does not cover.
-pub(super) fn parse(path: &Path, mut from: impl Read, size: u64) -> Result<WeightFile> {
+pub(super) fn parse(path: &Path, mut from: impl Read + Seek, size: u64) -> Result<WeightFile> {
     let bad = |what: String| Error::file(path, what);
     let room = size.checked_sub(8).ok_or_else(|| {
         bad(format!(
@@ -101,11 +101,13 @@ pub(super) fn parse(path: &Path, mut from: impl Read, size: u64) -> Result<Weigh
     let mut length = [0; 8];
     from.read_exact(&mut length).at(path, "read the header")?;
     if length.starts_with(b"PK\x03\x04") {
-        return Err(bad("this is a zip archive, likely a PyTorch checkpoint, and not a safetensors file; \
-                        turn it into one with `inp-former convert IN OUT.safetensors`"
-            .into()));
+        from.rewind().at(path, "read the archive")?;
+        return pth::parse(path, from, size);
     }
     let length = u64::from_le_bytes(length);
+    if length == pth::LEGACY {
+        return Err(bad(pth::LEGACY_SENTENCE.into()));
+    }
     if length > HEADER_MAX {
         return Err(bad(format!(
             "this is not a safetensors file: the header would have {length} bytes, and {HEADER_MAX} is the limit"
