@@ -2,6 +2,9 @@
 
 mod metrics;
 mod ops;
+mod peak;
+#[path = "../tests/support.rs"]
+mod support;
 
 fn main() {
     let mut c = criterion::Criterion::default().configure_from_args();

@@ -4,7 +4,8 @@
 use crate::error::{Error, Result};
 use crate::ops::linear::micro::{self, Out, Rows};
 use crate::ops::linear::pack::{Mat, Pack};
-use crate::runtime::simd::{Elem, Kernel, Simd, slice};
+use crate::runtime::simd::slice::{self, load, store};
+use crate::runtime::simd::{Elem, Kernel, Simd};
 use crate::runtime::{Cpu, Tensor};
 use micro::Start;
 
@@ -79,30 +80,43 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
     fn run<S: Simd<E = E>>(self, s: S) {
         let [rows, t, d] = self.shape;
         let scale = E::from_f64((d as f64).powf(-0.5));
-        let mut scores = vec![E::ZERO; rows * t];
+        let mut scores = Vec::with_capacity(rows * t);
         let q = Rows { p: self.q.as_ptr(), row: 3 * self.c, col: 1, block: 3 * self.c };
-        // SAFETY: `rows` rows of q follow `self.q`'s first, and the panels hold (D, T).
+        // SAFETY: `rows` rows of q follow `self.q`'s first, and the panels hold (D, T); all of the scores are assigned.
         unsafe {
             let (b, p) = (self.keys.as_ptr(), scores.as_mut_ptr());
-            micro::block(s, [rows, t, d], q, b, p, t, Start::Zero)
-        };
-        for row in scores.chunks_exact_mut(t) {
-            softmax(s, row, scale);
+            micro::block(s, [rows, t, d], q, b, p, t, Start::Zero);
+            scores.set_len(rows * t);
+        }
+        // MR is at most 8.
+        let mut sums = [E::ZERO; 8 * TILES];
+        for (row, sum) in scores.chunks_exact_mut(t).zip(&mut sums) {
+            *sum = softmax(s, row, scale);
         }
         let p = Rows { p: scores.as_ptr(), row: t, col: 1, block: t };
-        // SAFETY: the panels hold (T, D); this task alone writes its rows and its head's columns of y.
+        // SAFETY: the panels hold (T, D); this task alone touches its rows and its head's columns of y.
         unsafe {
             let y = self.out.0.add(self.at);
-            micro::block(s, [rows, d, t], p, self.values.as_ptr(), y, self.c, Start::Zero)
+            micro::block(s, [rows, d, t], p, self.values.as_ptr(), y, self.c, Start::Zero);
+            for (r, &sum) in sums[..rows].iter().enumerate() {
+                let row = std::slice::from_raw_parts_mut(y.add(r * self.c), d);
+                slice::scale(s, row, E::ONE / sum);
+            }
         }
     }
 }
 
-/// `row = softmax(scale·row)` with the largest element taken off first.
+/// `row = e^(scale·row - m)`, m the largest of `scale·row`; gives back the row's sum, by which it is still to be divided.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, row: &mut [S::E], scale: S::E) {
+fn softmax<S: Simd>(s: S, row: &mut [S::E], scale: S::E) -> S::E {
     let (by, shift) = (s.splat(scale), s.splat(-(slice::max(s, row) * scale)));
-    slice::map(s, row, |x| s.exp(s.fma(x, by, shift)));
-    let sum = slice::sum(s, row);
-    slice::scale(s, row, S::E::ONE / sum);
+    let (whole, rest) = row.split_at_mut(row.len() / S::LANES * S::LANES);
+    let mut sum = s.splat(S::E::ZERO);
+    for i in (0..whole.len()).step_by(S::LANES) {
+        let p = s.exp(s.fma(load(s, whole, i), by, shift));
+        store(s, whole, i, p);
+        sum = s.add(sum, p);
+    }
+    slice::map(s, rest, |x| s.exp(s.fma(x, by, shift)));
+    s.sum(sum) + slice::sum(s, rest)
 }

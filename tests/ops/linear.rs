@@ -8,7 +8,7 @@ use inp_former::runtime::{Cpu, Tensor};
 
 use crate::support::*;
 
-/// One, primes, one below and above each register tile (8x48, 6x16, 4x8) and K block (512), and the model's shapes.
+/// One, primes, one below and above each register tile (8x48, 6x16, 4x8) and K block (768), and the model's shapes.
 const SHAPES: [[usize; 3]; 13] = [
     [1, 1, 1],
     [1, 3, 2],
@@ -18,8 +18,8 @@ const SHAPES: [[usize; 3]; 13] = [
     [3, 7, 64],
     [13, 97, 101],
     [65, 385, 3],
-    [8, 48, 511],
-    [2, 9, 513],
+    [8, 48, 767],
+    [2, 9, 769],
     [6, 192, 192],
     [53, 768, 192],
     [29, 96, 1537],
@@ -120,7 +120,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 
 #[test]
 fn a_row_has_the_same_bits_alone_in_a_batch_and_on_any_threads() {
-    let (m, n, k) = (37, 147, 1100);
+    let (m, n, k) = (37, 147, 1600);
     let (x, w, b) = (random("bits.x", &[m, k]), random("bits.w", &[n, k]), random("bits.b", &[n]));
     let dy = random("bits.dy", &[m, n]);
     let mut last = None;

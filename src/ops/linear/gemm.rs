@@ -10,7 +10,7 @@ use crate::runtime::Cpu;
 use crate::runtime::simd::{Elem, Kernel, Simd};
 
 /// Longest K block: a panel of it and the rows that meet it stay in the second-level cache.
-const KC: usize = 512;
+const KC: usize = 768;
 
 /// C `(m, n)`, rows `ldc` apart, becomes A `(m, k)` · B `(k, n)` + `start`.
 ///

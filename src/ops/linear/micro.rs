@@ -1,6 +1,6 @@
 //! The register tile of every matrix product: `MR` rows by `NV` vectors of C held in registers while K runs.
 //!
-//! An element of C is one chain of fused multiply-adds over K, whatever the tile it falls in, so its bits do not depend
+//! An element of C is one chain of multiply-adds over K, whatever the tile it falls in, so its bits do not depend
 //! on M, on N or on how the tiles were dealt out.
 
 use crate::runtime::simd::{Elem, Kernel, Simd};

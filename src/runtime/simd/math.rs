@@ -33,7 +33,7 @@ pub fn exp<S: Bits>(s: S, x: S::V) -> S::V {
     // NaN comes through because min and max give back their second operand then.
     let x = s.max(s.splat(-87.5), s.min(s.splat(89.0), x));
     let n = s.sub(s.fma(x, s.splat(std::f32::consts::LOG2_E), magic), magic);
-    let r = s.fma(n, s.splat(2.121_944_4e-4), s.fma(n, s.splat(-0.693_359_375), x));
+    let r = s.fma(n, s.splat(2.121_944_4e-4), s.fma(n, s.splat(-355.0 / 512.0), x));
     let one = s.splat(1.0);
     let p = s.fma(s.fma(horner(s, r, Q), r, one), r, one);
     // 2^n in two factors: n = 128 is in range although 2^128 is not.
@@ -49,11 +49,11 @@ pub fn erf<S: Bits>(s: S, x: S::V) -> S::V {
         1.128_380_3,
         0.636_597_75,
         0.102_919_616,
-        -0.019_583_959,
-        5.369_319_3e-4,
+        -0.019_583_96,
+        5.369_319e-4,
         0.001_032_402_5,
         -3.088_024e-4,
-        3.144_003_8e-5,
+        3.144_004e-5,
     ];
     let a = s.min(s.splat(4.0), s.copysign(x, s.splat(1.0)));
     let minus_w = s.sub(s.splat(0.0), s.mul(horner(s, a, W), a));

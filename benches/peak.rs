@@ -1,0 +1,116 @@
+//! What this machine can do at most, measured in the same run as the kernels, whose shares are of these numbers.
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion};
+use inp_former::runtime::{Cpu, Elem, Kernel, Simd, Tensor};
+
+/// What a kernel does in one call.
+pub enum Work {
+    /// Floating-point operations, a multiply-add being two.
+    Flop(f64),
+    /// Bytes that it must read and write at least.
+    Bytes(f64),
+}
+
+/// The best tier on one and on all cores.
+pub fn cpus() -> Vec<Cpu> {
+    let all = Cpu::new(None).unwrap();
+    if all.threads() == 1 { vec![all] } else { vec![Cpu::new(Some(1)).unwrap(), all] }
+}
+
+/// Times `f` as `op/case/threads` and prints its best rate and the share of the measured peak.
+pub fn time<T>(c: &mut Criterion, op: &str, case: &str, cpu: &Cpu, work: Work, mut f: impl FnMut() -> T) {
+    let mut group = c.benchmark_group(op);
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800));
+    let best = Cell::new(f64::INFINITY);
+    group.bench_function(BenchmarkId::new(case, format!("{}t", cpu.threads())), |b| {
+        b.iter_custom(|n| {
+            (0..n)
+                .map(|_| {
+                    let start = Instant::now();
+                    black_box(f());
+                    let t = start.elapsed();
+                    best.set(best.get().min(t.as_secs_f64()));
+                    t
+                })
+                .sum()
+        })
+    });
+    group.finish();
+    if best.get().is_finite() {
+        let (rate, unit, peak) = match work {
+            Work::Flop(n) => (n / best.get() / 1e9, "GFLOP/s", gflops(cpu)),
+            Work::Bytes(n) => (n / best.get() / 1e9, "GB/s", bandwidth(cpu)),
+        };
+        let (ms, share, tier) = (best.get() * 1e3, 100.0 * rate / peak, cpu.tier().name());
+        println!("    best {ms:.3} ms: {rate:.1} {unit}, {share:.0} % of the {peak:.0} measured on {tier}\n");
+    }
+}
+
+/// Multiply-adds with every operand in a register; gives back the FLOP count.
+struct Fma;
+impl<E: Elem> Kernel<E> for Fma {
+    type Output = f64;
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) -> f64 {
+        const CHAINS: usize = 12;
+        const STEPS: usize = 1 << 18;
+        let (x, y) = (s.splat(black_box(E::from_f64(0.5))), s.splat(black_box(E::ONE)));
+        let mut acc = [x; CHAINS];
+        for _ in 0..STEPS {
+            for a in &mut acc {
+                *a = s.fma(*a, x, y);
+            }
+        }
+        black_box(acc.map(|a| s.sum(a)));
+        (2 * S::LANES * CHAINS * STEPS) as f64
+    }
+}
+
+/// f32 multiply-add peak of one thread or of all, GFLOP/s: best of sixty, every thread busy.
+fn gflops(cpu: &Cpu) -> f64 {
+    static PEAK: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
+    *PEAK[(cpu.threads() > 1) as usize].get_or_init(|| {
+        let flop = cpu.threads() as f64 * cpu.dispatch::<f32, _>(Fma);
+        flop / 1e9
+            / best(|| {
+                cpu.run(cpu.threads(), |_| {
+                    black_box(cpu.dispatch::<f32, _>(Fma));
+                })
+            })
+    })
+}
+
+/// Read and write rate of copying 8 MB (in the last-level cache of most chips) on one thread or on all, GB/s.
+fn bandwidth(cpu: &Cpu) -> f64 {
+    static PEAK: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
+    *PEAK[(cpu.threads() > 1) as usize].get_or_init(|| {
+        let from: Tensor = Tensor::zeros(&[2 << 20]);
+        let mut to = from.clone();
+        const PART: usize = 1 << 16;
+        let t = best(|| {
+            cpu.for_chunks(&mut to.data, PART, |i, to| {
+                to.copy_from_slice(&from.data[i * PART..][..to.len()])
+            });
+            black_box(&to);
+        });
+        2.0 * 4.0 * from.len() as f64 / 1e9 / t
+    })
+}
+
+fn best(mut f: impl FnMut()) -> f64 {
+    (0..60)
+        .map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
