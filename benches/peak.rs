@@ -26,6 +26,7 @@ pub fn cpus() -> Vec<Cpu> {
 pub fn time<T>(c: &mut Criterion, op: &str, case: &str, cpu: &Cpu, work: Work, mut f: impl FnMut() -> T) {
     let mut group = c.benchmark_group(op);
     group
+        .sampling_mode(SamplingMode::Flat)
         .sample_size(10)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800));
