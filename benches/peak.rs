@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion};
+use criterion::{BenchmarkId, Criterion, SamplingMode};
 use inp_former::runtime::{Cpu, Elem, Kernel, Simd, Tensor};
 
 /// What a kernel does in one call.
@@ -26,6 +26,7 @@ pub fn cpus() -> Vec<Cpu> {
 pub fn time<T>(c: &mut Criterion, op: &str, case: &str, cpu: &Cpu, work: Work, mut f: impl FnMut() -> T) {
     let mut group = c.benchmark_group(op);
     group
+        .sampling_mode(SamplingMode::Flat)
         .sample_size(10)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800));
@@ -74,7 +75,7 @@ impl<E: Elem> Kernel<E> for Fma {
     }
 }
 
-/// f32 multiply-add peak of one thread or of all, GFLOP/s: best of sixty, every thread busy.
+/// f32 multiply-add peak of one thread or of all, GFLOP/s, every thread busy.
 fn gflops(cpu: &Cpu) -> f64 {
     static PEAK: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
     *PEAK[(cpu.threads() > 1) as usize].get_or_init(|| {
@@ -105,12 +106,13 @@ fn bandwidth(cpu: &Cpu) -> f64 {
     })
 }
 
+/// Shortest time of `f` in half a second of trying, long enough to meet a moment when no one else uses the cores.
 fn best(mut f: impl FnMut()) -> f64 {
-    (0..60)
-        .map(|_| {
-            let start = Instant::now();
-            f();
-            start.elapsed().as_secs_f64()
-        })
-        .fold(f64::INFINITY, f64::min)
+    let (begin, mut best) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed() < Duration::from_millis(500) {
+        let start = Instant::now();
+        f();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    best
 }

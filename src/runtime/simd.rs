@@ -154,6 +154,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn exp(self, a: Self::V) -> Self::V;
     /// Gauss error function; for f32 as [`math::erf`] says, for f64 libm's.
     fn erf(self, a: Self::V) -> Self::V;
+    /// Copies 8x8 elements transposed: `to[j·to_ld + i] = from[i·from_ld + j]`.
+    #[inline(always)]
+    unsafe fn transpose8(self, from: *const Self::E, from_ld: usize, to: *mut Self::E, to_ld: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                unsafe { *to.add(j * to_ld + i) = *from.add(i * from_ld + j) };
+            }
+        }
+    }
 }
 
 /// Instruction tier of the f32 kernels.

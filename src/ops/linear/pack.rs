@@ -38,13 +38,14 @@ pub struct Pack<'a, E> {
     pub cols: usize,
 }
 
-/// Rows of a panel that a transposing copy has in hand at once, so that they stay in the first-level cache.
-const STRIP: usize = 16;
+/// Rows of a panel that a transposing copy has in hand at once: they stay in the first-level cache, and what it reads of
+/// a column is whole cache lines.
+const STRIP: usize = 64;
 
 impl<E: Elem> Kernel<E> for Pack<'_, E> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = E>>(self, _: S) {
+    fn run<S: Simd<E = E>>(self, s: S) {
         let Self { out, width, b, k0, j0, cols } = self;
         if !b.transposed {
             for (k, row) in out.chunks_exact_mut(width).enumerate() {
@@ -54,14 +55,22 @@ impl<E: Elem> Kernel<E> for Pack<'_, E> {
             return;
         }
         for (strip, out) in out.chunks_mut(STRIP * width).enumerate() {
-            let k0 = k0 + strip * STRIP;
-            for j in 0..cols {
-                let from = &b.data[(j0 + j) * b.ld + k0..][..out.len() / width];
-                for (k, x) in from.iter().enumerate() {
-                    out[k * width + j] = *x;
+            let (k0, kc) = (k0 + strip * STRIP, out.len() / width);
+            let (k8, j8) = (kc / 8 * 8, cols / 8 * 8);
+            for j in (0..j8).step_by(8) {
+                let from = &b.data[(j0 + j) * b.ld + k0..][..7 * b.ld + kc];
+                for k in (0..k8).step_by(8) {
+                    // SAFETY: j + 8 <= cols <= width and k + 8 <= kc, so that `from` and `out` hold the whole block.
+                    unsafe {
+                        s.transpose8(from.as_ptr().add(k), b.ld, out.as_mut_ptr().add(k * width + j), width)
+                    };
                 }
             }
-            for row in out.chunks_exact_mut(width) {
+            for (k, row) in out.chunks_exact_mut(width).enumerate() {
+                let done = if k < k8 { j8 } else { 0 };
+                for (j, x) in row[..cols].iter_mut().enumerate().skip(done) {
+                    *x = b.data[(j0 + j) * b.ld + k0 + k];
+                }
                 row[cols..].fill(E::ZERO);
             }
         }

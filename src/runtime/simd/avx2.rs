@@ -29,7 +29,7 @@ pub fn enter<K: Kernel<f32>>(k: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     use super::*;
@@ -48,6 +48,30 @@ mod x86 {
     #[inline(always)]
     unsafe fn tail_mask(n: usize) -> __m256i {
         unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+    }
+
+    /// [`Simd::transpose8`] for every tier that has AVX2.
+    #[inline(always)]
+    pub unsafe fn transpose8(from: *const f32, from_ld: usize, to: *mut f32, to_ld: usize) {
+        unsafe {
+            let mut half = [_mm256_setzero_ps(); 8];
+            for i in 0..2 {
+                // Four rows: in each half of a vector, one of their columns.
+                let row = |r: usize| _mm256_loadu_ps(from.add((4 * i + r) * from_ld));
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                half[4 * i] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                half[4 * i + 1] = _mm256_shuffle_ps::<0xEE>(ab, cd);
+                let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                half[4 * i + 2] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                half[4 * i + 3] = _mm256_shuffle_ps::<0xEE>(ab, cd);
+            }
+            for j in 0..4 {
+                let (top, bottom) = (half[j], half[j + 4]);
+                _mm256_storeu_ps(to.add(j * to_ld), _mm256_permute2f128_ps::<0x20>(top, bottom));
+                _mm256_storeu_ps(to.add((j + 4) * to_ld), _mm256_permute2f128_ps::<0x31>(top, bottom));
+            }
+        }
     }
 
     // SAFETY of every intrinsic below: a `Avx2` is only made in `go`, whose caller checked the features.
@@ -129,6 +153,10 @@ mod x86 {
         #[inline(always)]
         fn erf(self, a: __m256) -> __m256 {
             math::erf(self, a)
+        }
+        #[inline(always)]
+        unsafe fn transpose8(self, from: *const f32, from_ld: usize, to: *mut f32, to_ld: usize) {
+            unsafe { transpose8(from, from_ld, to, to_ld) }
         }
     }
 

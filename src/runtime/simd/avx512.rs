@@ -1,6 +1,6 @@
 //! AVX-512: sixteen f32 a vector, tails by mask.
 
-use super::{Kernel, Simd, math};
+use super::{Kernel, Simd, avx2, math};
 
 /// Whether this chip has the tier.
 pub fn is_supported() -> bool {
@@ -123,6 +123,10 @@ mod x86 {
         #[inline(always)]
         fn erf(self, a: __m512) -> __m512 {
             math::erf(self, a)
+        }
+        #[inline(always)]
+        unsafe fn transpose8(self, from: *const f32, from_ld: usize, to: *mut f32, to_ld: usize) {
+            unsafe { avx2::x86::transpose8(from, from_ld, to, to_ld) }
         }
     }
 
