@@ -31,7 +31,10 @@ class Heads(nn.Module):
 
 @torch.no_grad()
 def recon_target(clean):
-    """Clean pictures (B, S, S, 3) u8 -> (B, N, 59): luminance 7 x 7, mean chroma 2, orientation energies 4 at 2 scales."""
+    """Clean pictures (B, S, S, 3) u8 -> (B, N, 59).
+
+    Luminance 7 x 7, mean chroma 2, orientation energies 4 at 2 scales.
+    """
     x = clean.permute(0, 3, 1, 2).float() / 255
     luminance = x.mean(1, keepdim=True)
     b, g = x.shape[0], x.shape[-1] // PATCH
@@ -55,7 +58,8 @@ def recon_target(clean):
 def prototype_loss(z, ids, good, bad, count):
     """Pull patches to their instance's prototype in the other view, push defective ones from it.
 
-    z: unit features (2B, N, C), views interleaved; ids: instance of each patch. Returns the two losses and the accuracy.
+    z: unit features (2B, N, C), views interleaved; ids: instance of each patch.
+    Returns the two losses and the accuracy.
     """
     dim = z.shape[-1]
     prototypes = []
@@ -83,7 +87,8 @@ def prototype_loss(z, ids, good, bad, count):
 def aligned_losses(ze, zl, q, states, offsets, pairs, visible):
     """Local matching and push between the views of the aligned scenes `pairs`.
 
-    ze, zl: unit early and late features; q: unit local-matching features; offsets: of the crops, in patches.
+    ze, zl: unit early and late features; q: unit local-matching features;
+    offsets: of the crops, in patches.
     """
     y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
     shift = offsets[0::2][pairs] - offsets[1::2][pairs]
@@ -108,7 +113,10 @@ def aligned_losses(ze, zl, q, states, offsets, pairs, visible):
 
 
 def losses(features, heads, batch, mask, weights):
-    """The weighted sum, and each loss as a number. features: every block's patch tokens (2B, N, C)."""
+    """The weighted sum of all losses, and each as a number.
+
+    features: every block's patch tokens (2B, N, C).
+    """
     _, clean, ids, states, offsets, aligned, families = batch
     half, count = len(features) // 2, len(families)
     early = torch.stack(features[:half]).float().mean(0)

@@ -1,4 +1,7 @@
-"""The network that `train_backbone.py` trains (official DINOv2-with-registers keys and forward pass), and Muon."""
+"""The network that `train_backbone.py` trains, and Muon.
+
+Keys and forward pass are those of the official DINOv2 with registers.
+"""
 
 import math
 
@@ -84,7 +87,10 @@ class ViT(nn.Module):
 
     @torch.no_grad()
     def cosine_init(self):
-        """The patch embedding starts as a rotated 2-D cosine transform: low luminance frequencies, lowest chroma ones."""
+        """Start the patch embedding as a rotated 2-D cosine transform.
+
+        Low luminance frequencies, and the lowest chroma ones.
+        """
         n = torch.arange(float(PATCH))
         basis = torch.stack(
             [
@@ -112,7 +118,7 @@ class ViT(nn.Module):
         w.copy_((rotation @ w.flatten(1)).view_as(w))
 
     def positions(self, g, window):
-        """Position embedding of a g x g grid: a window of the table for each picture, or the table resized."""
+        """Position embedding of a g x g grid: a window of the table a picture, or it resized."""
         table = self.pos_embed[:, 1:].reshape(1, self.grid, self.grid, -1)
         if window is not None:
             return torch.stack([table[0, y : y + g, x : x + g].flatten(0, 1) for y, x in window])
@@ -123,7 +129,10 @@ class ViT(nn.Module):
         return resized.permute(0, 2, 3, 1).flatten(1, 2)
 
     def forward(self, x, mask=None, window=None):
-        """Pictures (B, 3, H, W), masked patches (B, N), table windows (B, 2) -> every block's patch tokens (B, N, C)."""
+        """Every block's patch tokens (B, N, C) of pictures (B, 3, H, W).
+
+        mask: patches (B, N) to hide; window: corner (B, 2) of each picture's position table.
+        """
         b, g = x.shape[0], x.shape[-1] // PATCH
         x = F.unfold(x, PATCH, stride=PATCH).transpose(1, 2)  # as a matrix product
         proj = self.patch_embed.proj
@@ -155,7 +164,7 @@ def orthogonal(g):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan 2024), for matrices; q, k and v of a joint projection are treated apart."""
+    """Orthogonalised momentum (Jordan 2024) for matrices; joint q, k, v are treated apart."""
 
     def __init__(self, params, lr, momentum=0.95, wd=0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "wd": wd})

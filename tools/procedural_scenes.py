@@ -1,8 +1,8 @@
 """Procedural training scenes for `train_backbone.py`: layouts, defects, nuisances. No photographs.
 
-A *scene* is two views of one to four textures ("instances") on a canvas, with known labels for every 14 x 14 patch:
-which instance it shows and whether it holds a defect. Every number is drawn from a seeded generator, in a fixed order,
-so the same seed gives the same pictures.
+A *scene* is two views of one to four textures ("instances") on a canvas, with known labels for
+every 14 x 14 patch: which instance it shows and whether it holds a defect. Every number is drawn
+from a seeded generator, in a fixed order, so the same seed gives the same pictures.
 """
 
 import math
@@ -82,7 +82,10 @@ def layout(r, size, k):
 
 
 def render(r, bank, instances, label):
-    """The scene in colour (S, S, 3), 0 to 1: each instance at a random shift and nearly its own scale and rotation."""
+    """The scene in colour (S, S, 3), 0 to 1.
+
+    Each instance at a random shift and nearly its own scale and rotation.
+    """
     size = label.shape[0]
     img = np.empty((size, size, 3), np.float32)
     for k, a in enumerate(instances):
@@ -194,10 +197,10 @@ def by_patch(a):
 
 
 def scene(r, bank, family):
-    """Two views, the number of instances, whether the views are aligned, and each instance's family.
+    """Two views, number of instances, whether the views are aligned, each instance's family.
 
-    A view: image and clean image (S, S, 3) u8, instance of each patch (-1 mixed), defect state of each patch (0 no,
-    1 yes, 2 unsure), offset of the crop in patches.
+    A view: image and clean image (S, S, 3) u8, instance of each patch (-1 mixed), defect state of
+    each patch (0 no, 1 yes, 2 unsure), offset of the crop in patches.
     """
     size = (GRID + SLACK) * PATCH
     k = int(r.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15]))
@@ -228,7 +231,7 @@ def scene(r, bank, family):
 
 
 class Scenes(torch.utils.data.Dataset):
-    """Item `step`: a batch of `batch` scenes, their views interleaved; instances are numbered through the batch."""
+    """Item `step`: `batch` scenes, views interleaved, instances numbered through the batch."""
 
     def __init__(self, seed, bank, family, batch, steps):
         self.seed, self.bank, self.family, self.batch, self.steps = seed, bank, family, batch, steps

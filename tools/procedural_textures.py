@@ -1,4 +1,4 @@
-"""Procedural textures: T x T grey pictures in eighteen families, every parameter drawn from a seeded generator."""
+"""Procedural textures: T x T grey pictures in eighteen families, drawn from a seeded generator."""
 
 import math
 

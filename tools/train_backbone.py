@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Train a small vision transformer in DINOv2-with-registers layout on procedural pictures only.
 
-No photographs, no downloads: textures and scenes come from procedural_textures.py and procedural_scenes.py, and every
-number from --seed. Needs numpy, torch, opencv-python-headless and safetensors. Writes OUT/final.safetensors (bf16, with
-the metadata that inp-former reads), OUT/final.f32.safetensors, OUT/final.json and OUT/log.jsonl.
+No photographs, no downloads: textures and scenes come from procedural_textures.py and
+procedural_scenes.py, and every number from --seed. Needs numpy, torch, opencv-python-headless and
+safetensors. Writes OUT/final.safetensors (bf16, with the metadata that inp-former reads),
+OUT/final.f32.safetensors, OUT/final.json and OUT/log.jsonl.
 
-Losses, all on patch tokens; "early" and "late" are the means of the first and second half of the blocks' outputs:
-  proto   patch -> prototype of its texture instance in the OTHER view (InfoNCE over all instances of the batch)
+Losses, all on patch tokens; "early" and "late" are the means of the first and second half of the
+blocks' outputs:
+  proto   patch -> prototype of its texture instance in the OTHER view (InfoNCE over the batch)
   local   aligned pairs: patch -> the same scene point in the other view (other light, blur, noise)
-  push    aligned pairs: a defective patch must differ from its defect-free twin, and from its own prototype
-  defect  is there a synthetic defect in this patch? (linear heads on early and late, binary cross entropy)
-  recon   7 x 7 luminance, mean chroma and orientation energies of each clean patch (20 % of patches masked)
+  push    a defective patch must differ from its defect-free twin and from its own prototype
+  defect  does the patch hold a synthetic defect? (linear heads on early and late)
+  recon   luminance, chroma and orientation energies of each clean patch (20 % masked)
   family  texture family (cross entropy)
 """
 
@@ -102,7 +104,7 @@ def make_optimizers(args, model, heads):
 
 
 def metadata(cfg):
-    """What inp-former reads from the file: shape, target layers, their groups, input size, origin, licence."""
+    """What inp-former reads from the file: heads, layers, input size, origin, licence."""
     depth = cfg["depth"]
     layers = list(range(depth))
     return {
@@ -162,7 +164,7 @@ def train(args, model, heads, bank, family, weights):
             loss, parts = losses(features, heads, batch, mask, weights)
             if not torch.isfinite(loss):
                 raise SystemExit(
-                    f"the loss of step {step + 1} is {float(loss)}: try a larger --batch or a smaller --lr"
+                    f"step {step + 1}: loss {float(loss)}; try a larger --batch or a smaller --lr"
                 )
             for o in optimizers:
                 o.zero_grad(set_to_none=True)

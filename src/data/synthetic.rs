@@ -126,12 +126,12 @@ const CLASSES: [Class; 5] = [
     },
     Class {
         name: "gear",
-        pose: (2.0, 2.0, 0.01),
+        pose: (1.2, 0.8, 0.005),
         light: (0.05, 0.01, 0.05),
         noise: 0.010,
         draw: gear::draw,
         defects: &[
-            defect("broken_tooth", (0.5, 0.75), (0.9, 1.0)),
+            defect("broken_tooth", (0.5, 0.7), (1.0, 1.0)),
             defect("rust", (12.0, 20.0), (0.75, 1.0)),
             defect("scratch", (45.0, 75.0), (0.8, 1.0)),
         ],

@@ -58,7 +58,7 @@ impl Gear {
     /// Signed distance to the gear's outline, about (negative on metal), at a point of the part.
     fn outline(&self, x: f32, y: f32) -> f32 {
         let r = hypot(x, y);
-        let hole = (BORE - r).max(rounded_box(x, y - BORE, 3.2, 4.5, 0.5) * -1.0);
+        let hole = (BORE - r).max(-rounded_box(x, y - BORE, 3.2, 4.5, 0.5));
         if r < RECESS.0 {
             return hole;
         }
@@ -119,12 +119,12 @@ impl Gear {
         let mut c = lit([0.98, 1.0, 1.03], k);
         if let Some(end) = self.fracture(u, v) {
             // The torn face slopes away from the lamp or to it, and is coarse.
-            let grain = [0.52, 0.50, 0.48].map(|k| k + 0.42 * fbm(self.steel ^ 7, 0.55 * u, 0.55 * v));
+            let grain = [0.52, 0.50, 0.48].map(|k| k + 0.50 * fbm(self.steel ^ 7, 0.55 * u, 0.55 * v));
             c = blend(
                 c,
                 grain,
                 self.strength
-                    * step(end - 6.5, end - 4.5, pr + 1.2 * noise(self.steel ^ 8, 0.7 * u, 0.7 * v)),
+                    * step(end - 7.5, end - 5.5, pr + 1.2 * noise(self.steel ^ 8, 0.7 * u, 0.7 * v)),
             );
         }
         if let Some(rust) = &self.rust {

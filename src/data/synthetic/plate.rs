@@ -61,7 +61,7 @@ impl Plate {
         // A broad band of light along the brushing, as from a strip lamp.
         let band = libm::expf(-(v + 40.0) * (v + 40.0) / 9000.0);
         let mut k = 0.55 + 0.10 * band + 0.075 * brush;
-        let mut sheen = 0.0;
+        let mut open = 0.0;
         if r < SINK + 1.2 {
             let (nx, ny) = (hx / r.max(1e-3), hy / r.max(1e-3));
             let rings = noise(s ^ 3, 2.5 * r, 3.0);
@@ -74,7 +74,7 @@ impl Plate {
             let plug = if self.blocked == Some((i, j)) { self.strength } else { 0.0 };
             k = mix1(k, mix1(bench, chips, plug), step(HOLE + 0.4, HOLE - 0.4, r));
             k += 0.18 * step(0.9, 0.0, (r - SINK).abs()) * facing(nx, ny);
-            sheen = step(HOLE + 0.4, HOLE - 0.4, r);
+            open = step(HOLE + 0.4, HOLE - 0.4, r);
         }
         if let Some((dx, dy, size)) = self.dent {
             let (p, q) = ((u - dx) / size, (v - dy) / (0.8 * size));
@@ -83,17 +83,18 @@ impl Plate {
             let slope = 4.0 * d * (1.0 - d).max(0.0);
             k += self.strength * (0.34 * slope * facing(-p / d, -q / d) - 0.08 * step(1.0, 0.0, d));
         }
-        let mut c = blend(lit([1.0, 0.985, 0.96], k), [k * 0.9, k * 0.95, k], sheen);
+        let mut c = blend(lit([1.0, 0.985, 0.96], k), [k * 0.9, k * 0.95, k], open);
         if let Some(b) = &self.stain {
             // Dried coolant: a thin film with a dark rim.
             let d = b.depth(u, v);
-            let cover = self.strength * step(1.05, 0.85, d) * (0.65 + 0.35 * step(0.45, 0.9, d));
+            let cover =
+                (1.0 - open) * self.strength * step(1.05, 0.85, d) * (0.65 + 0.35 * step(0.45, 0.9, d));
             c = blend(c, [c[0] * 0.72, c[1] * 0.55, c[2] * 0.32], cover);
         }
         if let Some(l) = &self.scratch {
-            let e = l.edge(u, v);
-            c = lit(c, 1.0 - 0.5 * self.strength * step(1.5, 0.4, e));
-            c = blend(c, [0.95, 0.95, 0.93], self.strength * step(0.3, -0.5, e));
+            let (e, k) = (l.edge(u, v), (1.0 - open) * self.strength);
+            c = lit(c, 1.0 - 0.5 * k * step(1.5, 0.4, e));
+            c = blend(c, [0.95, 0.95, 0.93], k * step(0.3, -0.5, e));
         }
         c
     }
