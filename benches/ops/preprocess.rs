@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use inp_former::ops::preprocess::{Cropper, ImageView, normalise_into};
+use inp_former::ops::preprocess::{Cropper, ImageView, normalise_into, resize};
 use inp_former::runtime::Cpu;
 
 pub fn all(c: &mut criterion::Criterion) {
@@ -14,15 +14,19 @@ pub fn all(c: &mut criterion::Criterion) {
     group.throughput(criterion::Throughput::Bytes(pixels.len() as u64));
     for threads in [1, 2] {
         let cpu = Cpu::new(Some(threads)).expect("threads start");
-        for (name, crop) in [("1024 to 448", 448), ("1024 to 448, crop 392", 392)] {
+        let whole = resize(&cpu, &pixels, 1024, 1024, 3, 448, 448);
+        for (name, crop, o) in [("1024 to 448", 448, 0), ("1024 to 448, crop 392", 392, 28)] {
             let mut cropper = Cropper::new(448, crop).expect("the crop fits");
             let mut out = vec![0; crop * crop * 3];
+            cropper.run(&cpu, &frame, &mut out).expect("the buffer fits");
+            assert!(out[..3 * crop].iter().zip(&whole[(o * 448 + o) * 3..]).all(|(a, b)| a == b), "wrong answer");
             group.bench_function(format!("{name}, {threads} threads"), |b| {
                 b.iter(|| cropper.run(&cpu, &frame, &mut out).expect("the buffer fits"))
             });
         }
     }
     let (crop, mut out) = (vec![7; 392 * 392 * 3], vec![0.0; 392 * 392 * 3]);
+    group.throughput(criterion::Throughput::Bytes(5 * crop.len() as u64));
     group.bench_function("normalise 392", |b| b.iter(|| normalise_into(&crop, &mut out)));
     group.finish();
 }

@@ -1,9 +1,10 @@
 //! Pixels to the network's input, bit for bit as torchvision does it on PIL pictures: bilinear resize with antialiasing
 //! in 8 bits, centre crop, `/255`, normalisation.
 //!
-//! Source: Pillow's two-pass resampling: triangle filter widened by the scale, coefficients of 22 bits, each pass rounded
-//! to 8 bits. Checked against Pillow 13, which filters the rows first unless the height shrinks by more than twice what the
-//! width does; older versions always filter the rows first, and differ by a step in a few values of tall pictures.
+//! Source: Pillow's two-pass resampling: triangle filter widened by the scale, coefficients of 22 bits, each pass
+//! rounded to 8 bits. Checked against Pillow 13, which filters along the rows first unless the height shrinks by more
+//! than twice as many pixels as the width; older versions always do the rows first, and differ by a step in some values
+//! of tall pictures.
 
 use std::ops::Range;
 
