@@ -19,7 +19,10 @@ pub fn all(c: &mut criterion::Criterion) {
             let mut cropper = Cropper::new(448, crop).expect("the crop fits");
             let mut out = vec![0; crop * crop * 3];
             cropper.run(&cpu, &frame, &mut out).expect("the buffer fits");
-            assert!(out[..3 * crop].iter().zip(&whole[(o * 448 + o) * 3..]).all(|(a, b)| a == b), "wrong answer");
+            assert!(
+                out[..3 * crop].iter().zip(&whole[(o * 448 + o) * 3..]).all(|(a, b)| a == b),
+                "wrong answer"
+            );
             group.bench_function(format!("{name}, {threads} threads"), |b| {
                 b.iter(|| cropper.run(&cpu, &frame, &mut out).expect("the buffer fits"))
             });

@@ -5,7 +5,7 @@ use inp_former::ops::preprocess::*;
 use inp_former::runtime::{Cpu, Tier};
 
 use crate::data::pillow;
-use crate::support::{cpus, golden, read_f32, s_value};
+use crate::support::{close, cpus, golden, read_f32, s_value};
 
 /// The bytes that tests/data/pillow/make.py resizes.
 fn noise(name: &str, n: usize) -> Vec<u8> {
@@ -170,4 +170,13 @@ fn frames_that_do_not_fit_their_buffer_are_refused() {
         assert!(ImageView::new(&b, w, h, stride, f).is_err(), "{w} {h} {stride} {f:?}");
     }
     assert!(ImageView::new(&b, 10, 10, 10, PixelFormat::Mono8).is_ok());
+}
+
+#[test]
+fn normalised_planes_follow_the_channels() {
+    let got = normalise(&[0, 255, 51, 255, 0, 102], 1, 2);
+    assert_eq!(got.shape(), [3, 1, 2]);
+    let exact = |v: f64, c: usize| (v - [0.485, 0.456, 0.406][c]) / [0.229, 0.224, 0.225][c];
+    let want = [exact(0.0, 0), exact(1.0, 0), exact(1.0, 1), exact(0.0, 1), exact(0.2, 2), exact(0.4, 2)];
+    close("normalise", &got.data, &want, 1e-6);
 }
