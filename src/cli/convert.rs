@@ -33,7 +33,11 @@ impl Convert {
             cfg.depth,
             cfg.heads,
             cfg.registers,
-            if cfg.trained { format!(", a trained INP-Former of {} prototypes", cfg.prototypes) } else { String::new() },
+            if cfg.trained {
+                format!(", a trained INP-Former of {} prototypes", cfg.prototypes)
+            } else {
+                String::new()
+            },
             self.output.display()
         ));
         Ok(Done::All)

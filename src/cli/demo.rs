@@ -76,12 +76,18 @@ impl Demo {
             results.push(measure(&cpu, &class.name, &tested, setting.mode)?);
             classes.push((class.name.clone(), tested));
         }
-        let shown: Vec<Shown> = classes.iter().flat_map(|(name, tested)| gallery::choose(name, tested)).collect();
+        let shown: Vec<Shown> =
+            classes.iter().flat_map(|(name, tested)| gallery::choose(name, tested)).collect();
         let cover = scorer.model().config.crop as f64 / scorer.model().config.resize as f64;
         gallery::heatmaps(&self.out.join("heatmaps"), &data, &classes, cover, scale)?;
         let sheet = gallery::sheet("inp-former demo", &shown, scorer.model(), scale)?;
         let path = |name: &str| self.out.join(name);
-        inp_former::eval::heatmap::write_png(&path("contact_sheet.png"), sheet.width, sheet.height, &sheet.data)?;
+        inp_former::eval::heatmap::write_png(
+            &path("contact_sheet.png"),
+            sheet.width,
+            sheet.height,
+            &sheet.data,
+        )?;
         write_results(&results, settings.clone(), Some(&path("metrics.json")), Some(&path("metrics.csv")))?;
         gallery::page("inp-former demo", &settings, &results, &classes, &sheet, None, &path("report.html"))?;
         show(&results, &settings)?;
@@ -98,7 +104,13 @@ impl Demo {
         }
     }
 
-    fn train(&self, common: &Common, cpu: &inp_former::runtime::Cpu, set: &Dataset, out: &Path) -> Result<()> {
+    fn train(
+        &self,
+        common: &Common,
+        cpu: &inp_former::runtime::Cpu,
+        set: &Dataset,
+        out: &Path,
+    ) -> Result<()> {
         inputs::make_parent(out)?;
         let ckpt = checkpoint_of(out);
         let options = run::Options {
@@ -124,7 +136,9 @@ impl Demo {
         };
         match job.run(common, cpu, &common.backbone(None)?)? {
             Done::All => Ok(()),
-            _ => Err(Error::usage("some pictures of the demo set could not be read; delete its folder and run again")),
+            _ => Err(Error::usage(
+                "some pictures of the demo set could not be read; delete its folder and run again",
+            )),
         }
     }
 }

@@ -187,7 +187,9 @@ pub fn test_class(
         bar.inc(1);
         let mut v = Verdict::default();
         let scored = loaded.and_then(|(pixels, mask)| {
-            scorer.score_crops_into(&pixels, std::slice::from_mut(&mut v)).map_err(|e| about(&sample.path, e))?;
+            scorer
+                .score_crops_into(&pixels, std::slice::from_mut(&mut v))
+                .map_err(|e| about(&sample.path, e))?;
             Ok(mask)
         });
         match scored {

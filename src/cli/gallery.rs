@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use inp_former::Result;
 use inp_former::data::image::{self, Limits};
 use inp_former::engine::score::MAP_SIDE;
 use inp_former::eval::heatmap::{self, Rgb, Sheet, SheetRow, contact_sheet};
-use inp_former::eval::report::{self, ClassResult, html::{Page, Picture, Scores}};
+use inp_former::eval::report::{self, ClassResult, Page, Picture, Scores};
 use inp_former::fs::write_atomic;
 use inp_former::model::Model;
 use inp_former::ops::preprocess::{self, ImageView};
 use inp_former::runtime::Cpu;
-use inp_former::Result;
 use serde_json::Value;
 
 use super::eval::Tested;
@@ -95,7 +95,8 @@ pub fn page(
         .zip(&columns)
         .map(|((name, _), (scores, labels))| Scores { name, scores, labels, threshold })
         .collect();
-    let pictures = [Picture { caption: "What the model saw, its anomaly map, the true defect", picture: sheet }];
+    let pictures =
+        [Picture { caption: "What the model saw, its anomaly map, the true defect", picture: sheet }];
     let html = report::html(&Page { title, settings, results, scores: &scores, pictures: &pictures })?;
     write_atomic(path, html.as_bytes())
 }

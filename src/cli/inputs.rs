@@ -33,7 +33,10 @@ pub fn expand(args: &[String]) -> Result<Vec<Input>> {
             let before = all.len();
             walk(path, path, &mut all)?;
             if all.len() == before {
-                return Err(Error::file(path, "there is no picture in this folder (png, jpg, bmp, tif, webp)"));
+                return Err(Error::file(
+                    path,
+                    "there is no picture in this folder (png, jpg, bmp, tif, webp)",
+                ));
             }
         } else if path.exists() || !arg.contains(['*', '?', '[']) {
             // A missing file is reported when its turn comes, and the rest are done.

@@ -113,7 +113,8 @@ impl Score {
             ));
         }
         let inputs = inputs::expand(&self.paths)?;
-        let plan = |dir: &Option<PathBuf>, ext| dir.as_ref().map(|d| inputs::outputs(d, &inputs, ext)).transpose();
+        let plan =
+            |dir: &Option<PathBuf>, ext| dir.as_ref().map(|d| inputs::outputs(d, &inputs, ext)).transpose();
         let (maps, heatmaps) = (plan(&self.maps, "npy")?, plan(&self.heatmaps, "png")?);
         let scale = scale(self.heatmap_scale, &scorer);
         if heatmaps.is_some() {
@@ -135,7 +136,9 @@ impl Score {
             let path = &inputs[i].path;
             let start = Instant::now();
             let scored = loaded.and_then(|p| {
-                scorer.score_crops_into(&p.crop, std::slice::from_mut(&mut verdict)).map_err(|e| about(path, e))?;
+                scorer
+                    .score_crops_into(&p.crop, std::slice::from_mut(&mut verdict))
+                    .map_err(|e| about(path, e))?;
                 Ok(p)
             });
             let ms = start.elapsed().as_secs_f64() * 1e3;
@@ -148,7 +151,15 @@ impl Score {
                     }
                     if let (Some(heatmaps), Some(pic)) = (&heatmaps, &p.picture) {
                         inputs::make_parent(&heatmaps[i])?;
-                        let rgb = heatmap::overlay_centre(&pic.rgb, p.width, p.height, &verdict.map, MAP_SIDE, cover, scale)?;
+                        let rgb = heatmap::overlay_centre(
+                            &pic.rgb,
+                            p.width,
+                            p.height,
+                            &verdict.map,
+                            MAP_SIDE,
+                            cover,
+                            scale,
+                        )?;
                         heatmap::write_png(&heatmaps[i], p.width, p.height, &rgb)?;
                     }
                     anomalies += usize::from(verdict.anomalous == Some(true));
@@ -166,7 +177,9 @@ impl Score {
         bar.finish_and_clear();
         out.finish()?;
         match (failures, anomalies) {
-            (f, _) if f == inputs.len() => Err(Error::usage(format!("none of the {f} pictures could be scored"))),
+            (f, _) if f == inputs.len() => {
+                Err(Error::usage(format!("none of the {f} pictures could be scored")))
+            }
             (_, a) if a > 0 && self.fail_on_anomaly => Ok(Done::Anomalous),
             (0, _) => Ok(Done::All),
             _ => Ok(Done::SomeFailed),
@@ -217,7 +230,14 @@ impl Output {
         Ok(Self { format, rows: Vec::new() })
     }
 
-    fn result(&mut self, path: &Path, v: &Verdict, threshold: Option<f32>, p: &Loaded, ms: f64) -> Result<()> {
+    fn result(
+        &mut self,
+        path: &Path,
+        v: &Verdict,
+        threshold: Option<f32>,
+        p: &Loaded,
+        ms: f64,
+    ) -> Result<()> {
         let (width, height, ms) = (p.width, p.height, (ms * 1e3).round() / 1e3);
         let path = path.to_string_lossy();
         let optional = |o: Option<String>| o.unwrap_or_default();
@@ -239,7 +259,12 @@ impl Output {
             ]),
             Format::Table => {
                 let verdict = v.anomalous.map_or("", |a| if a { "ANOMALOUS" } else { "normal" });
-                self.rows.push([path.to_string(), format!("{:.4}", v.score), verdict.into(), format!("{ms:.1}")]);
+                self.rows.push([
+                    path.to_string(),
+                    format!("{:.4}", v.score),
+                    verdict.into(),
+                    format!("{ms:.1}"),
+                ]);
                 Ok(())
             }
         }

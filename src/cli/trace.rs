@@ -169,7 +169,12 @@ fn activations(
     Ok(features)
 }
 
-fn gradients(cpu: &Cpu, model: &Model, features: &Features, put: &mut dyn FnMut(&str, &Tensor)) -> Result<()> {
+fn gradients(
+    cpu: &Cpu,
+    model: &Model,
+    features: &Features,
+    put: &mut dyn FnMut(&str, &Tensor),
+) -> Result<()> {
     let cfg = &model.config;
     let mut g = step::gradients(cpu, model.trained()?, cfg, features)?;
     put("loss", &scalar(g.loss));

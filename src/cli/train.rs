@@ -230,13 +230,16 @@ impl Train {
             CacheKind::Ram => CacheMode::Ram { limit: limit(free_memory() / 2)? },
             CacheKind::Off => CacheMode::Off,
             CacheKind::Disk => {
-                let home = |key: &str, below: &str| std::env::var_os(key).map(|d| PathBuf::from(d).join(below));
+                let home =
+                    |key: &str, below: &str| std::env::var_os(key).map(|d| PathBuf::from(d).join(below));
                 let folder = self
                     .cache_dir
                     .clone()
                     .or_else(|| home("XDG_CACHE_HOME", "inp-former"))
                     .or_else(|| home("HOME", ".cache/inp-former"))
-                    .ok_or_else(|| Error::usage("--cache disk: give --cache-dir, no user cache folder is known"))?;
+                    .ok_or_else(|| {
+                        Error::usage("--cache disk: give --cache-dir, no user cache folder is known")
+                    })?;
                 CacheMode::Disk { folder: folder.join("features"), limit: limit(20_000_000_000)? }
             }
         })
@@ -264,20 +267,16 @@ impl Job<'_> {
             ));
         }
         let bar = common.bar(self.items.len(), "features");
-        let (mut store, failed) = FeatureStore::prepare(
-            cpu,
-            backbone,
-            self.items,
-            self.cache,
-            self.workers,
-            |done, _| {
+        let (mut store, failed) =
+            FeatureStore::prepare(cpu, backbone, self.items, self.cache, self.workers, |done, _| {
                 bar.set_position(done as u64);
                 match STOP.load(Ordering::SeqCst) {
-                    true => Err(Error::Interrupted("stopped before the first iteration; nothing to save".into())),
+                    true => {
+                        Err(Error::Interrupted("stopped before the first iteration; nothing to save".into()))
+                    }
                     false => Ok(()),
                 }
-            },
-        )?;
+            })?;
         bar.finish_and_clear();
         failed.iter().for_each(|(_, e)| common.failed(e));
         if store.is_empty() {
@@ -307,8 +306,14 @@ impl Job<'_> {
                 false => ControlFlow::Continue(()),
             }
         };
-        let outcome =
-            run::train(cpu, backbone, &mut store, &self.options, |n| common.note(format!("note: {n}")), observe)?;
+        let outcome = run::train(
+            cpu,
+            backbone,
+            &mut store,
+            &self.options,
+            |n| common.note(format!("note: {n}")),
+            observe,
+        )?;
         bar.finish_and_clear();
         if let Some(e) = log_error {
             return Err(e);
@@ -326,7 +331,11 @@ impl Job<'_> {
                 if ckpt.exists() {
                     std::fs::remove_file(&ckpt).at(&ckpt, "remove the checkpoint of the finished run")?;
                 }
-                common.note(format!("trained in {:.0} s: {}", start.elapsed().as_secs_f64(), self.out.display()));
+                common.note(format!(
+                    "trained in {:.0} s: {}",
+                    start.elapsed().as_secs_f64(),
+                    self.out.display()
+                ));
                 Ok(if failed.is_empty() { Done::All } else { Done::SomeFailed })
             }
         }
@@ -412,9 +421,10 @@ impl Log {
         let mut text = format!("{LOG_HEADER}\n");
         if at > 0 && path.exists() {
             let old = std::fs::read_to_string(path).at(path, "read the log")?;
-            let kept = old.lines().skip(1).filter(|l| {
-                l.split(',').next().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n <= at)
-            });
+            let kept = old
+                .lines()
+                .skip(1)
+                .filter(|l| l.split(',').next().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n <= at));
             kept.for_each(|l| text += &format!("{l}\n"));
         }
         inp_former::fs::write_atomic(path, text.as_bytes())?;
@@ -434,6 +444,7 @@ impl Log {
 /// Bytes of memory that are free, as Linux tells; 4 GB where nothing tells.
 fn free_memory() -> u64 {
     let line = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kb = line.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let kb =
+        line.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok());
     kb.map_or(4_000_000_000, |kb: u64| kb * 1024)
 }

@@ -48,7 +48,8 @@ impl Layout {
         } else {
             Err(Error::dataset(
                 root,
-                "no known layout: there are no pictures here, no good/, no CLASS/train/good, no split_csv/1cls.csv and no realiad_jsons",
+                "no known layout: there are no pictures here, no good/, no CLASS/train/good, no split_csv/1cls.csv \
+                 and no realiad_jsons",
             ))
         }
     }

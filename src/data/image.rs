@@ -43,8 +43,8 @@ impl Default for Limits {
     }
 }
 
-/// Reads a picture file (PNG, JPEG, BMP, TIFF, WebP). Refused with a sentence: missing, empty, damaged or cut-off files,
-/// other formats, pictures over `limits`, 16-bit and floating-point samples, CMYK, animations.
+/// Reads a picture file (PNG, JPEG, BMP, TIFF, WebP). Refused with a sentence: missing, empty, damaged or cut-off
+/// files, other formats, pictures over `limits`, 16-bit and floating-point samples, CMYK, animations.
 pub fn decode(path: &Path, limits: &Limits) -> Result<Picture> {
     decode_bytes(path, &read(path, limits)?, limits)
 }

@@ -47,11 +47,11 @@ impl<I, T> Drop for Stop<'_, I, T> {
     }
 }
 
-/// Calls `load(index, item)` on `workers` threads (0: on this one) and `consume(index, result)` on this one, in the order
-/// of `items`. At most `ahead` (at least 1) items are loading or loaded and not yet consumed.
+/// Calls `load(index, item)` on `workers` threads (0: on this one) and `consume(index, result)` on this one, in the
+/// order of `items`. At most `ahead` (at least 1) items are loading or loaded and not yet consumed.
 ///
-/// An error of `consume` stops the loading and is returned, once the loads under way are done. A panic in `load` becomes a
-/// panic here when its turn comes.
+/// An error of `consume` stops the loading and is returned, once the loads under way are done. A panic in `load`
+/// becomes a panic here when its turn comes.
 pub fn ordered<I: Send, T: Send, E>(
     items: Vec<I>,
     workers: usize,

@@ -25,8 +25,10 @@ pub fn views(x: &Tensor<f32>) -> Vec<Tensor<f32>> {
     }
     out.push(mirror(x));
     out.push(grey(x));
-    // kornia turns about the centre of the pixel grid: these are whole pixels on a square.
-    for (sin, cos) in [(1.0, 0.0), (0.0, -1.0), (-1.0, 0.0)] {
+    // kornia turns about the centre of the pixel grid, by an angle in f32: almost whole pixels on a square.
+    for quarters in [1.0, 2.0, 3.0f32] {
+        let (sin, cos) = (quarters * 90.0 * std::f32::consts::PI / 180.0).sin_cos();
+        let (sin, cos) = (f64::from(sin), f64::from(cos));
         out.push(sample(x, 0.0, |y, x, h, w| {
             let (cy, cx) = ((h - 1.0) / 2.0, (w - 1.0) / 2.0);
             let (dy, dx) = (y - cy, x - cx);

@@ -1,8 +1,10 @@
 //! Pixels to the network's input, bit for bit as torchvision does it on PIL pictures: bilinear resize with antialiasing
 //! in 8 bits, centre crop, `/255`, normalisation.
 //!
-//! Source: Pillow's two-pass resampling: triangle filter widened by the scale, coefficients of 22 bits, rows first, each
-//! pass rounded to 8 bits.
+//! Source: Pillow's two-pass resampling: triangle filter widened by the scale, coefficients of 22 bits, each pass
+//! rounded to 8 bits. Checked against Pillow 13, which filters along the rows first unless the height shrinks by more
+//! than twice as many pixels as the width; older versions always do the rows first, and differ by a step in some values
+//! of tall pictures.
 
 use std::ops::Range;
 
@@ -145,10 +147,56 @@ fn round(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// One row resampled: `STEP` bytes an input pixel, of which the first `C` are kept.
+/// How to resize one frame size to (part of) another.
+#[derive(Default)]
+struct Plan {
+    x: Taps,
+    y: Taps,
+    rows_first: bool,
+}
+
+impl Plan {
+    /// For the outputs `part` along each axis of a resize to `out`; sizes are width, height.
+    fn set(&mut self, from: (usize, usize), out: (usize, usize), part: (Range<usize>, Range<usize>)) {
+        self.x.set(from.0, out.0, part.0);
+        self.y.set(from.1, out.1, part.1);
+        self.rows_first = from.1 <= out.1 || from.1 - out.1 + 2 * out.0 <= 2 * from.0;
+    }
+    /// `STEP` bytes an input pixel, rows `stride` apart, to `out`, `C` bytes a pixel; `between` is scratch.
+    fn run<const STEP: usize, const C: usize>(
+        &self,
+        cpu: &Cpu,
+        out: &mut [u8],
+        src: &[u8],
+        stride: usize,
+        between: &mut Vec<u8>,
+    ) {
+        let (x, y, cols) = (&self.x, &self.y, self.x.spans.len() * C);
+        let (left, top) = (x.inputs().start, y.inputs().start);
+        let across = |out: &mut [u8], row: &[u8]| cpu.dispatch(Across::<STEP, C> { out, row, left, taps: x });
+        let down = |out: &mut [u8], rows: &[u8], stride: usize, r: usize| {
+            let (first, k) = y.of(r);
+            cpu.dispatch(Down { out, rows: &rows[(first - top) * stride..], stride, k })
+        };
+        let src = &src[top * stride + left * STEP..];
+        if self.rows_first {
+            between.resize(y.inputs().len() * cols, 0);
+            cpu.for_chunks(between, cols, |r, out| across(out, &src[r * stride..]));
+            cpu.for_chunks(out, cols, |r, out| down(out, between, cols, r));
+        } else {
+            let width = x.inputs().len() * STEP;
+            between.resize(y.spans.len() * width, 0);
+            cpu.for_chunks(between, width, |r, out| down(out, src, stride, r));
+            cpu.for_chunks(out, cols, |r, out| across(out, &between[r * width..]));
+        }
+    }
+}
+
+/// One row resampled: `STEP` bytes an input pixel, of which the first `C` are kept; `row` begins at pixel `left`.
 struct Across<'a, const STEP: usize, const C: usize> {
     out: &'a mut [u8],
     row: &'a [u8],
+    left: usize,
     taps: &'a Taps,
 }
 impl<const STEP: usize, const C: usize> Kernel<f32> for Across<'_, STEP, C> {
@@ -158,7 +206,7 @@ impl<const STEP: usize, const C: usize> Kernel<f32> for Across<'_, STEP, C> {
         for (i, out) in self.out.chunks_exact_mut(C).enumerate() {
             let (first, k) = self.taps.of(i);
             let mut sum = [1 << (BITS - 1); C];
-            for (p, &k) in self.row[first * STEP..].chunks_exact(STEP).zip(k) {
+            for (p, &k) in self.row[(first - self.left) * STEP..].chunks_exact(STEP).zip(k) {
                 (0..C).for_each(|c| sum[c] += i32::from(p[c]) * k);
             }
             (0..C).for_each(|c| out[c] = round(sum[c]));
@@ -166,10 +214,11 @@ impl<const STEP: usize, const C: usize> Kernel<f32> for Across<'_, STEP, C> {
     }
 }
 
-/// One output row from the rows around it.
+/// One row from the rows around it, which are `stride` apart.
 struct Down<'a> {
     out: &'a mut [u8],
     rows: &'a [u8],
+    stride: usize,
     k: &'a [i32],
 }
 impl Kernel<f32> for Down<'_> {
@@ -177,36 +226,15 @@ impl Kernel<f32> for Down<'_> {
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, _: S) {
         const BLOCK: usize = 64;
-        let n = self.out.len();
         for (b, out) in self.out.chunks_mut(BLOCK).enumerate() {
             let mut sum = [1i32 << (BITS - 1); BLOCK];
-            for (row, &k) in self.rows.chunks_exact(n).zip(self.k) {
-                let row = &row[b * BLOCK..][..out.len()];
+            for (i, &k) in self.k.iter().enumerate() {
+                let row = &self.rows[i * self.stride + b * BLOCK..][..out.len()];
                 sum.iter_mut().zip(row).for_each(|(s, &v)| *s += i32::from(v) * k);
             }
             out.iter_mut().zip(sum).for_each(|(o, s)| *o = round(s));
         }
     }
-}
-
-/// `STEP` bytes an input pixel, rows `stride` apart, to `out`, `C` bytes a pixel; `rows` is scratch.
-fn resample<const STEP: usize, const C: usize>(
-    cpu: &Cpu,
-    out: &mut [u8],
-    src: &[u8],
-    stride: usize,
-    (x, y): (&Taps, &Taps),
-    rows: &mut Vec<u8>,
-) {
-    let (cols, used) = (x.spans.len() * C, y.inputs());
-    rows.resize(used.len() * cols, 0);
-    cpu.for_chunks(rows, cols, |r, out| {
-        cpu.dispatch(Across::<STEP, C> { out, row: &src[(used.start + r) * stride..], taps: x })
-    });
-    cpu.for_chunks(out, cols, |r, out| {
-        let (first, k) = y.of(r);
-        cpu.dispatch(Down { out, rows: &rows[(first - used.start) * cols..], k })
-    });
 }
 
 /// src `(height, width, channels)` → `(out_h, out_w, channels)`, as Pillow's BILINEAR. No side may be 0 (or it panics),
@@ -222,18 +250,17 @@ pub fn resize(
 ) -> Vec<u8> {
     assert_eq!(src.len(), width * height * channels, "resize: src is {width} × {height} × {channels}");
     assert!(width * height * out_w * out_h > 0, "resize: {width} × {height} to {out_w} × {out_h}");
-    let (mut x, mut y, mut rows) = (Taps::default(), Taps::default(), Vec::new());
-    x.set(width, out_w, 0..out_w);
-    y.set(height, out_h, 0..out_h);
+    let mut plan = Plan::default();
+    plan.set((width, height), (out_w, out_h), (0..out_w, 0..out_h));
     let mut out = vec![0; out_w * out_h * channels];
     let run = match channels {
-        1 => resample::<1, 1>,
-        2 => resample::<2, 2>,
-        3 => resample::<3, 3>,
-        4 => resample::<4, 4>,
+        1 => Plan::run::<1, 1>,
+        2 => Plan::run::<2, 2>,
+        3 => Plan::run::<3, 3>,
+        4 => Plan::run::<4, 4>,
         _ => panic!("resize: {channels} channels"),
     };
-    run(cpu, &mut out, src, width * channels, (&x, &y), &mut rows);
+    run(&plan, cpu, &mut out, src, width * channels, &mut Vec::new());
     out
 }
 
@@ -275,24 +302,15 @@ pub struct Cropper {
     crop: usize,
     offset: usize,
     frame: (usize, usize),
-    x: Taps,
-    y: Taps,
-    rows: Vec<u8>,
+    plan: Plan,
+    between: Vec<u8>,
 }
 
 impl Cropper {
     /// Errors as [`crop_offset`].
     pub fn new(resize: usize, crop: usize) -> Result<Self> {
         let offset = crop_offset(resize, crop)?;
-        Ok(Self {
-            resize,
-            crop,
-            offset,
-            frame: (0, 0),
-            x: Taps::default(),
-            y: Taps::default(),
-            rows: Vec::new(),
-        })
+        Ok(Self { resize, crop, offset, frame: (0, 0), plan: Plan::default(), between: Vec::new() })
     }
     /// Any frame → `out` `(crop, crop, 3)`, RGB; grey is repeated.
     pub fn run(&mut self, cpu: &Cpu, frame: &ImageView, out: &mut [u8]) -> Result<()> {
@@ -305,24 +323,23 @@ impl Cropper {
                 got: format!("{} bytes", out.len()),
             });
         }
-        if self.frame != (frame.width, frame.height) {
-            let range = self.offset..self.offset + self.crop;
-            self.x.set(frame.width, self.resize, range.clone());
-            self.y.set(frame.height, self.resize, range);
-            self.frame = (frame.width, frame.height);
+        let size = (frame.width, frame.height);
+        if self.frame != size {
+            let part = self.offset..self.offset + self.crop;
+            self.plan.set(size, (self.resize, self.resize), (part.clone(), part));
+            self.frame = size;
         }
-        let (taps, rows) = ((&self.x, &self.y), &mut self.rows);
-        let (src, stride) = (frame.pixels, frame.stride);
+        let (plan, src, stride, between) = (&self.plan, frame.pixels, frame.stride, &mut self.between);
         match frame.format {
             PixelFormat::Mono8 => {
-                resample::<1, 1>(cpu, &mut out[..area], src, stride, taps, rows);
+                plan.run::<1, 1>(cpu, &mut out[..area], src, stride, between);
                 (0..area).rev().for_each(|i| {
                     let v = out[i];
                     out[3 * i..3 * i + 3].fill(v);
                 });
             }
-            PixelFormat::Rgb8 | PixelFormat::Bgr8 => resample::<3, 3>(cpu, out, src, stride, taps, rows),
-            PixelFormat::Rgba8 => resample::<4, 3>(cpu, out, src, stride, taps, rows),
+            PixelFormat::Rgb8 | PixelFormat::Bgr8 => plan.run::<3, 3>(cpu, out, src, stride, between),
+            PixelFormat::Rgba8 => plan.run::<4, 3>(cpu, out, src, stride, between),
         }
         if frame.format == PixelFormat::Bgr8 {
             out.chunks_exact_mut(3).for_each(|p| p.swap(0, 2));

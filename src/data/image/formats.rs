@@ -23,6 +23,8 @@ pub struct Raw {
 
 type Decoded<T = Raw> = Result<T, String>;
 
+const NO_PIXELS: &str = "the picture has no pixels: its width or height is 0";
+
 pub fn decode(bytes: &[u8], limits: &Limits) -> Decoded {
     if bytes.is_empty() {
         return Err("the file is empty".into());
@@ -40,10 +42,10 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Decoded {
 /// Holds the header's dimensions against the limits, before anything is decoded.
 fn check(width: u32, height: u32, channels: u64, limits: &Limits) -> Decoded<()> {
     let pixels = width as u64 * height as u64;
-    let size = format!("the picture has {width} × {height} pixels");
     if pixels == 0 {
-        return Err(size);
+        return Err(NO_PIXELS.into());
     }
+    let size = format!("the picture has {width} × {height} pixels");
     if pixels > limits.max_pixels {
         return Err(format!(
             "{size}, more than the limit of {} in all; raise it to read it",
@@ -67,9 +69,9 @@ fn damaged(format: &str, why: impl std::fmt::Display) -> String {
     format!("the {format} file is damaged, cut off or of an unsupported kind ({why})")
 }
 
-/// Colours for every index: those that the file lacks are the grey of their index, as in PIL.
+/// Colours for every index: those that the file lacks are black, as in PIL.
 fn palette(colours: impl Iterator<Item = [u8; 3]>) -> Option<Vec<[u8; 3]>> {
-    let mut all: Vec<_> = (0..=255).map(|i| [i; 3]).collect();
+    let mut all = vec![[0; 3]; 256];
     all.iter_mut().zip(colours).for_each(|(to, colour)| *to = colour);
     Some(all)
 }
@@ -164,11 +166,21 @@ fn jpeg_frame(b: &[u8]) -> Option<(u8, u8)> {
 }
 
 fn bmp(bytes: &[u8], limits: &Limits) -> Decoded {
+    // The oldest header has narrower dimensions, and the bits a pixel sooner.
+    let old = bytes.get(14) == Some(&12);
+    if !old && [18, 22].iter().any(|&at| bytes.get(at..at + 4) == Some(&[0; 4])) {
+        return Err(NO_PIXELS.into());
+    }
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| damaged("BMP", e))?;
-    // Bits a pixel stand after the dimensions, which are half as wide in the oldest header.
-    let at = if bytes.get(14) == Some(&12) { 24 } else { 28 };
-    let nearest = bytes.get(at) == Some(&1);
-    Ok(Raw { nearest, ..finish("BMP", decoder, limits)? })
+    let raw = finish("BMP", decoder, limits)?;
+    // The decoder has expanded any palette; PIL takes one of greys for mode L.
+    let coloured = || raw.data.chunks_exact(raw.channels).any(|p| p.iter().any(|v| *v != p[0]));
+    let nearest = match bytes.get(if old { 24 } else { 28 }) {
+        Some(1) => true,
+        Some(2..=8) => coloured(),
+        _ => false,
+    };
+    Ok(Raw { nearest, ..raw })
 }
 
 fn webp(bytes: &[u8], limits: &Limits) -> Decoded {

@@ -48,8 +48,8 @@ pub fn decode_mask(path: &Path, limits: &Limits) -> Result<Mask> {
     Ok(Mask { width: raw.width, height: raw.height, channels, data, nearest: raw.nearest, scaled })
 }
 
-/// Labels `(256, 256)` of 0 and 1: the picture's own resize to `resize`² and centre crop to `crop`² (bilinear on 8 bits,
-/// or nearest), then nearest to 256² with source index `floor(i·crop/256)`, binarised, the largest of the channels.
+/// Labels `(256, 256)` of 0 and 1: the picture's own resize to `resize`² and centre crop to `crop`² (bilinear on 8
+/// bits, or nearest), then nearest to 256² with source index `floor(i·crop/256)`, binarised, the largest of the channels.
 pub fn mask_to_labels(mask: &Mask, resize: usize, crop: usize, binarize: Binarize) -> Result<Vec<u8>> {
     let offset = preprocess::crop_offset(resize, crop)?;
     let c = mask.channels;
