@@ -3,5 +3,6 @@
 mod cli;
 
 fn main() -> std::process::ExitCode {
+    inp_former::runtime::cpu::keep_freed_memory();
     cli::main()
 }

@@ -148,7 +148,7 @@ fn round(sum: i32) -> u8 {
 }
 
 /// How to resize one frame size to (part of) another.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Plan {
     x: Taps,
     y: Taps,
