@@ -43,7 +43,7 @@ pub struct Verdict {
 /// use inp_former::engine::{Options, Scorer, Verdict};
 /// use inp_former::ops::preprocess::{ImageView, PixelFormat};
 /// # use inp_former::{model, train, runtime::weights::WeightFile};
-/// # let folder = tempfile::tempdir()?;
+/// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("model.safetensors");
 /// # let backbone = model::Model::load(model::embedded()?)?;
 /// # let config = train::init::plan(&backbone.config, 6);
