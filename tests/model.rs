@@ -192,3 +192,32 @@ fn a_picture_has_the_same_bits_alone_in_any_batch_and_on_any_threads() {
         }
     }
 }
+
+/// Mean, deviation and largest absolute value of every activation of the real model sizes at 392 px.
+fn statistics_equal_the_published(name: &str) {
+    let Some(meta) = golden("meta.json") else { return };
+    let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
+    let got = activations(name, &golden_input(name, 1, 392, 392));
+    let mut compared = 0;
+    for (key, want) in meta[format!("{name}_stats")].as_object().unwrap() {
+        let Some(t) = got.get(key).filter(|t| t.len() > 1) else { continue };
+        let n = t.len() as f64;
+        let mean = t.data.iter().map(|x| *x as f64).sum::<f64>() / n;
+        let var = t.data.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let top = t.data.iter().fold(0.0f64, |m, x| m.max((*x as f64).abs()));
+        let want: Vec<f64> = want.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        close(&format!("{name} {key}"), &[mean, var.sqrt(), top], &want, 5e-5);
+        compared += 1;
+    }
+    assert!(compared >= 20, "only {compared} of the published statistics compared");
+}
+
+#[test]
+fn small392_has_the_published_statistics() {
+    statistics_equal_the_published("small392");
+}
+
+#[test]
+fn base392_has_the_published_statistics() {
+    statistics_equal_the_published("base392");
+}
