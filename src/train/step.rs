@@ -1,4 +1,4 @@
-//! One training step: loss, gradients, clipping, update (spec section 6).
+//! One training step: loss, gradients, clipping, update (docs/spec.md, section 6).
 
 use crate::error::{Error, Result};
 use crate::model::encoder::Features;
