@@ -14,6 +14,7 @@ pub struct Scalar<E>(PhantomData<E>);
 
 impl<E> Scalar<E> {
     #[allow(clippy::new_without_default)]
+    /// The tier that every machine has.
     pub fn new() -> Self {
         Self(PhantomData)
     }
