@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Everything that can go wrong, as sentences a user can act on.
+/// Everything that can go wrong, as sentences a user can act on. The fields are the words of each sentence.
+#[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tensor that an op was given does not have the shape it needs.

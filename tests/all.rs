@@ -2,6 +2,7 @@
 
 mod data;
 mod eval;
+mod house;
 mod model;
 mod models;
 mod ops;

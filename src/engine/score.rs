@@ -80,7 +80,7 @@ impl Scorer {
     pub fn new(model: Arc<Model>, cpu: Cpu, options: &Options) -> Result<Self> {
         model.trained()?;
         let cfg = &model.config;
-        let threshold = options.threshold.or_else(|| cfg.threshold());
+        let threshold = options.threshold.or_else(|| cfg.threshold(options.zero_shot));
         let cropper = Cropper::new(cfg.resize, cfg.crop)?;
         Ok(Self { cpu, zero_shot: options.zero_shot, threshold, cropper, crops: Vec::new(), model })
     }

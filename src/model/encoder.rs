@@ -9,6 +9,7 @@ use crate::runtime::{Cpu, Elem, Tensor};
 /// Patch features of one batch: the mean of each group of target layers, (B, N, C) each.
 #[derive(Clone, Debug)]
 pub struct Features<E: Elem = f32> {
+    /// One tensor a group, in the order of `Config::groups`.
     pub groups: Vec<Tensor<E>>,
 }
 
