@@ -82,9 +82,7 @@ fn bilinear(cpu: &Cpu, x: &Tensor, out: usize, source: impl Fn(usize, usize) -> 
 pub fn gauss(cpu: &Cpu, x: &Tensor) -> Result<Tensor> {
     let (_, h, w) = check(x)?;
     let half = GAUSS.0 / 2;
-    let bell = |i: usize| (-((i as f64 - half as f64) / GAUSS.1).powi(2) / 2.0).exp();
-    let total: f64 = (0..GAUSS.0).map(bell).sum();
-    let kernel: Vec<f32> = (0..GAUSS.0).map(|i| (bell(i) / total) as f32).collect();
+    let kernel: Vec<f32> = bell().into_iter().map(|x| x as f32).collect();
     let (mut rows, mut y) = (x.zeros_like(), x.zeros_like());
     cpu.for_chunks(&mut rows.data, w, |r, y| cpu.dispatch(Slide { y, x: x.row(r), kernel: &kernel }));
     cpu.for_chunks(&mut y.data, w, |r, y| {
@@ -93,6 +91,42 @@ pub fn gauss(cpu: &Cpu, x: &Tensor) -> Result<Tensor> {
         cpu.dispatch(Blend { y, parts: &parts });
     });
     Ok(y)
+}
+
+/// The whole chain along one axis as a matrix `(256, side)`: grid → `crop` pixels → 256 → blur. The map is `M·grid·Mᵀ`.
+pub fn axis_matrix(side: usize, crop: usize) -> Vec<f64> {
+    let axis = |n: usize, out: usize, source: &dyn Fn(usize) -> f64| -> Vec<Vec<(usize, f64)>> {
+        let taps = |i: usize| {
+            let at = source(i).max(0.0);
+            let low = (at as usize).min(n - 1);
+            let t = (at - low as f64).clamp(0.0, 1.0);
+            vec![(low, 1.0 - t), ((low + 1).min(n - 1), t)]
+        };
+        (0..out).map(taps).collect()
+    };
+    let step = if crop > 1 { (side - 1) as f64 / (crop - 1) as f64 } else { 0.0 };
+    let up = axis(side, crop, &|i| i as f64 * step);
+    let down = axis(crop, SIDE, &|i| (i as f64 + 0.5) * crop as f64 / SIDE as f64 - 0.5);
+    let kernel = bell();
+    let half = kernel.len() / 2;
+    let mut m = vec![0.0; SIDE * side];
+    for (i, row) in m.chunks_exact_mut(side).enumerate() {
+        for (k, g) in kernel.iter().enumerate() {
+            // Outside the map it is 0.
+            let Some(taps) = (i + k).checked_sub(half).and_then(|y| down.get(y)) else { continue };
+            for (pixel, w) in taps {
+                up[*pixel].iter().for_each(|(at, u)| row[*at] += g * w * u);
+            }
+        }
+    }
+    m
+}
+
+/// The smoothing kernel, which sums to 1.
+fn bell() -> Vec<f64> {
+    let bell = |i: usize| (-((i as f64 - (GAUSS.0 / 2) as f64) / GAUSS.1).powi(2) / 2.0).exp();
+    let total: f64 = (0..GAUSS.0).map(bell).sum();
+    (0..GAUSS.0).map(|i| bell(i) / total).collect()
 }
 
 /// Checks a stack of maps; B, h, w.

@@ -31,30 +31,63 @@ pub fn forward<E: Elem>(cpu: &Cpu, qkv: &Tensor<E>, heads: usize) -> Result<Tens
     if y.is_empty() {
         return Ok(y);
     }
-    let (d, (mr, nr)) = (c / heads, cpu.dispatch::<E, _>(micro::Shape));
-    let blocks = t.div_ceil(TILES * mr);
-    // Packed keys, then packed values, of each head of one picture.
-    let keys = t.div_ceil(nr) * nr * d;
-    let head = keys + d.div_ceil(nr) * nr * t;
-    let mut packed = vec![E::ZERO; heads * head];
+    let scale = E::from_f64(((c / heads) as f64).powf(-0.5));
+    let mut scratch = Scratch::new(cpu, t, c, heads);
     for (b, y) in y.data.chunks_exact_mut(t * c).enumerate() {
-        let qkv = qkv.slab(b);
-        cpu.for_chunks(&mut packed, head, |h, out| {
-            let (k, v) = out.split_at_mut(keys);
-            let mat = |part| &qkv[part * c + h * d..];
-            panels(cpu, k, Mat::transposed(mat(1), 3 * c), d, t, nr);
-            panels(cpu, v, Mat::plain(mat(2), 3 * c), t, d, nr);
-        });
-        let out = Out(y.as_mut_ptr());
-        cpu.run(heads * blocks, |i| {
-            let (h, row) = (i / blocks, i % blocks * TILES * mr);
-            let (keys, values) = packed[h * head..(h + 1) * head].split_at(keys);
-            let q = &qkv[row * 3 * c + h * d..];
-            let rows = (TILES * mr).min(t - row);
-            cpu.dispatch(Block { out, at: row * c + h * d, c, q, keys, values, shape: [rows, t, d] })
-        });
+        picture(cpu, qkv.slab(b), [t, c, heads], scale, 0, &mut scratch, y);
     }
     Ok(y)
+}
+
+/// Packed keys, then packed values, of each head of one picture.
+pub struct Scratch<E> {
+    packed: Vec<E>,
+}
+
+impl<E: Elem> Scratch<E> {
+    /// For pictures of `t` tokens and `c` channels.
+    pub fn new(cpu: &Cpu, t: usize, c: usize, heads: usize) -> Self {
+        let (keys, head) = sizes(cpu.dispatch::<E, _>(micro::Shape).1, t, c / heads);
+        debug_assert!(keys <= head);
+        Self { packed: vec![E::ZERO; heads * head] }
+    }
+}
+
+/// Elements of a head's packed keys, and of both.
+fn sizes(nr: usize, t: usize, d: usize) -> (usize, usize) {
+    let keys = t.div_ceil(nr) * nr * d;
+    (keys, keys + d.div_ceil(nr) * nr * t)
+}
+
+/// One picture's qkv `(T, 3C)` → rows `first..` of y `(T, C)`: softmax(scale·q·kᵀ)·v.
+pub fn picture<E: Elem>(
+    cpu: &Cpu,
+    qkv: &[E],
+    [t, c, heads]: [usize; 3],
+    scale: E,
+    first: usize,
+    scratch: &mut Scratch<E>,
+    y: &mut [E],
+) {
+    assert!(qkv.len() == t * 3 * c && y.len() == t * c && first <= t, "attention: picture");
+    let (d, (mr, nr)) = (c / heads, cpu.dispatch::<E, _>(micro::Shape));
+    let blocks = (t - first).div_ceil(TILES * mr);
+    let (keys, head) = sizes(nr, t, d);
+    let packed = &mut scratch.packed[..heads * head];
+    cpu.for_chunks(packed, head, |h, out| {
+        let (k, v) = out.split_at_mut(keys);
+        let mat = |part| &qkv[part * c + h * d..];
+        panels(cpu, k, Mat::transposed(mat(1), 3 * c), d, t, nr);
+        panels(cpu, v, Mat::plain(mat(2), 3 * c), t, d, nr);
+    });
+    let out = Out(y.as_mut_ptr());
+    cpu.run(heads * blocks, |i| {
+        let (h, row) = (i / blocks, first + i % blocks * TILES * mr);
+        let (keys, values) = packed[h * head..(h + 1) * head].split_at(keys);
+        let q = &qkv[row * 3 * c + h * d..];
+        let rows = (TILES * mr).min(t - row);
+        cpu.dispatch(Block { out, at: row * c + h * d, c, q, keys, values, scale, shape: [rows, t, d] })
+    });
 }
 
 /// Packs `b` `(k, n)` into panels of `nr` columns.
@@ -72,6 +105,7 @@ struct Block<'a, E> {
     q: &'a [E],
     keys: &'a [E],
     values: &'a [E],
+    scale: E,
     shape: [usize; 3],
 }
 impl<E: Elem> Kernel<E> for Block<'_, E> {
@@ -79,7 +113,6 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
         let [rows, t, d] = self.shape;
-        let scale = E::from_f64((d as f64).powf(-0.5));
         let mut scores = Vec::with_capacity(rows * t);
         let q = Rows { p: self.q.as_ptr(), row: 3 * self.c, col: 1, block: 3 * self.c };
         // SAFETY: `rows` rows of q follow `self.q`'s first, and the panels hold (D, T); all of the scores are assigned.
@@ -91,7 +124,7 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
         // MR is at most 8.
         let mut sums = [E::ZERO; 8 * TILES];
         for (row, sum) in scores.chunks_exact_mut(t).zip(&mut sums) {
-            *sum = softmax(s, row, scale);
+            *sum = softmax(s, row, self.scale);
         }
         let p = Rows { p: scores.as_ptr(), row: t, col: 1, block: t };
         // SAFETY: the panels hold (T, D); this task alone touches its rows and its head's columns of y.

@@ -65,6 +65,32 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
     }
 }
 
+/// `out = (x - mean)·rstd` of each row of x `(…, C)`: what is left where gain and bias were folded into the next weights.
+pub fn normalise(cpu: &Cpu, x: &[f32], c: usize, eps: f32, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "layernorm: normalise");
+    cpu.for_chunks(out, ROWS * c, |i, y| cpu.dispatch(Normalise { x: &x[i * ROWS * c..][..y.len()], y, c, eps }));
+}
+
+struct Normalise<'a> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    c: usize,
+    eps: f32,
+}
+impl Kernel<f32> for Normalise<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let n = self.c as f32;
+        for (y, x) in self.y.chunks_exact_mut(self.c).zip(self.x.chunks_exact(self.c)) {
+            let mean = slice::sum(s, x) / n;
+            let rstd = 1.0 / (slice::sum_sq_dev(s, x, mean) / n + self.eps).sqrt();
+            let (m, r) = (s.splat(mean), s.splat(rstd));
+            slice::zip(s, y, x, |_, x| s.mul(s.sub(x, m), r));
+        }
+    }
+}
+
 /// dy `(…, C)` → dx `(…, C)`; `dgain += Σ dy·x̂`, `dbias += Σ dy`.
 pub fn backward<E: Elem>(
     cpu: &Cpu,

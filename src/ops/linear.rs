@@ -3,6 +3,7 @@
 pub mod gemm;
 pub(crate) mod micro;
 pub(crate) mod pack;
+pub mod packed;
 
 use crate::error::Result;
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};

@@ -1,0 +1,316 @@
+//! Exact algebraic folds, made once when a model is opened: the same function with fewer and larger products.
+//!
+//! - Encoder: LayerNorm gains go into the next weights and its biases into the next biases; the attention scale into the
+//!   query; the key's bias drops out of the softmax, the value's joins the projection's; layer scales go into projections.
+//! - Patches: `/255`, mean and deviation go into the patch weights (8-bit input); position, bias, class and register rows
+//!   become one table.
+//! - Extractor: its query is constant, so query and key weights become `(H·P, C)`; values are pooled before their weights.
+//! - Decoder: the attention's output is `coef·VW + bp` of rank H·P + 1, so its first MLP layer shrinks from C to H·P
+//!   inputs (`VA`), and its normalisation follows from a Gram matrix.
+//! - Post-processing: resizes, mean and blur are one banded matrix, applied on both sides.
+
+use crate::error::Result;
+use crate::model::config::PATCH;
+use crate::model::params::{Linear, Mlp, Norm};
+use crate::model::{Config, ENCODER_EPS, Model, TRAINED_EPS};
+use crate::ops::linear::gemm::{Mat, Start, gemm};
+use crate::ops::linear::packed::Packed;
+use crate::ops::{anomaly_map, layernorm, linear, patch_embed, preprocess};
+use crate::runtime::{Cpu, Tensor};
+
+/// One encoder block; every LayerNorm before a product is only `(x - mean)·rstd`.
+pub struct Block {
+    pub qkv: Packed,
+    pub proj: Packed,
+    pub fc1: Packed,
+    pub fc2: Packed,
+}
+
+/// The extractor with its constant query.
+pub struct Extract {
+    /// `(H·P, C)`: what the normalised features are multiplied with to get the scores.
+    pub query_key: Packed,
+    /// Value weights `(D, C)` of each head.
+    pub value: Vec<Packed>,
+    pub proj: Packed,
+    pub fc1: Packed,
+    pub fc2: Packed,
+    /// P0 `(P, C)`.
+    pub prototypes: Vec<f32>,
+}
+
+/// One decoder block in its low-rank form.
+pub struct Decode {
+    pub q: Packed,
+    pub kv: Packed,
+    /// `learn_scale` `(H)`.
+    pub scale: Vec<f32>,
+    /// Projection `(C, C)` of a value to the block's middle, and the same with the mean over its outputs taken away.
+    pub proj: Packed,
+    pub centred: Packed,
+    /// Projection's bias, and the same centred, `(C)`.
+    pub proj_bias: Vec<f32>,
+    pub centred_bias: Vec<f32>,
+    /// A `(C, 4C)`: centred projection, gain and first MLP weights in one.
+    pub a: Packed,
+    /// What the projection's bias adds to the first MLP layer before the row's scale, and what comes after it, `(4C)`.
+    pub fc1_scaled: Vec<f32>,
+    pub fc1_shift: Vec<f32>,
+    /// Second MLP layer; its bias includes the projection's.
+    pub fc2: Packed,
+}
+
+/// A model ready for the engine.
+pub struct Folded {
+    pub config: Config,
+    /// Patch weights for 8-bit pixels `(C, 3·14·14)` and for normalised ones.
+    pub patch_u8: Packed,
+    pub patch_f32: Packed,
+    /// What patch products are added to, `(T, C)`: prefix rows, then position, bias and (8-bit) the mean's share.
+    pub table_u8: Vec<f32>,
+    pub table_f32: Vec<f32>,
+    pub blocks: Vec<Block>,
+    pub extract: Extract,
+    pub bottleneck: (Packed, Packed),
+    pub decode: Vec<Decode>,
+    pub post: Post,
+}
+
+/// Rows of the banded matrix that takes a map on the patch grid to the pixel map, along either axis.
+pub struct Post {
+    /// First column and weights of each of the 256 rows.
+    pub rows: Vec<(usize, Vec<f32>)>,
+}
+
+impl Folded {
+    /// Folds and packs for the tier of `cpu`.
+    pub fn new(cpu: &Cpu, model: &Model) -> Result<Self> {
+        let (cfg, enc, p) = (&model.config, &model.encoder, model.trained()?);
+        let (c, side) = (cfg.channels, cfg.side());
+        let pos = patch_embed::pos_embed(cpu, &enc.pos, (side, side))?;
+        let (patch_f32, table_f32) = patches(cpu, cfg, enc, &pos, false);
+        let (patch_u8, table_u8) = patches(cpu, cfg, enc, &pos, true);
+        let d = c / cfg.heads;
+        let blocks = enc
+            .blocks
+            .iter()
+            .map(|b| {
+                let mut qkv = normed(&b.norm1, &b.qkv);
+                let scale = (d as f32).powf(-0.5);
+                qkv.w[..c * c].iter_mut().for_each(|x| *x *= scale);
+                qkv.b[..c].iter_mut().for_each(|x| *x *= scale);
+                let value_bias = qkv.b[2 * c..].to_vec();
+                qkv.b[c..].fill(0.0);
+                let mut proj = Plain::of(&b.proj);
+                proj.add_product(&value_bias);
+                Block {
+                    qkv: qkv.packed(cpu),
+                    proj: proj.scaled(&b.ls1.data).packed(cpu),
+                    fc1: normed(&b.norm2, &b.mlp.fc1).packed(cpu),
+                    fc2: Plain::of(&b.mlp.fc2).scaled(&b.ls2.data).packed(cpu),
+                }
+            })
+            .collect();
+        Ok(Self {
+            config: cfg.clone(),
+            patch_u8,
+            patch_f32,
+            table_u8,
+            table_f32,
+            blocks,
+            extract: Extract::new(cpu, model)?,
+            bottleneck: mlp(cpu, None, &p.bottleneck),
+            decode: p.decoder.iter().map(|b| Decode::new(cpu, b)).collect(),
+            post: Post::new(side, cfg.crop),
+        })
+    }
+}
+
+/// A linear layer being folded: w `(n, k)` row-major, b `(n)`.
+struct Plain {
+    w: Vec<f32>,
+    b: Vec<f32>,
+}
+
+impl Plain {
+    fn of(l: &Linear) -> Self {
+        Self { w: l.w.data.clone(), b: l.b.data.clone() }
+    }
+    fn k(&self) -> usize {
+        self.w.len() / self.b.len()
+    }
+    /// `b += W·x`.
+    fn add_product(&mut self, x: &[f32]) {
+        let k = self.k();
+        for (b, row) in self.b.iter_mut().zip(self.w.chunks_exact(k)) {
+            *b = (*b as f64 + dot(row, x)) as f32;
+        }
+    }
+    /// Every output times its scale.
+    fn scaled(mut self, scale: &[f32]) -> Self {
+        let k = self.k();
+        for ((row, b), s) in self.w.chunks_exact_mut(k).zip(&mut self.b).zip(scale) {
+            row.iter_mut().for_each(|x| *x *= s);
+            *b *= s;
+        }
+        self
+    }
+    fn packed(self, cpu: &Cpu) -> Packed {
+        let (n, k) = (self.b.len(), self.k());
+        Packed::new(cpu, &self.w, n, k, self.b)
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| *x as f64 * *y as f64).sum()
+}
+
+/// `W·(x̂∘gain + bias) + b` as one layer on x̂.
+fn normed(norm: &Norm, l: &Linear) -> Plain {
+    let mut p = Plain::of(l);
+    p.add_product(&norm.bias.data);
+    let k = p.k();
+    for row in p.w.chunks_exact_mut(k) {
+        row.iter_mut().zip(&norm.gain.data).for_each(|(x, g)| *x *= g);
+    }
+    p
+}
+
+fn mlp(cpu: &Cpu, norm: Option<&Norm>, m: &Mlp) -> (Packed, Packed) {
+    let fc1 = norm.map_or_else(|| Plain::of(&m.fc1), |n| normed(n, &m.fc1));
+    (fc1.packed(cpu), Plain::of(&m.fc2).packed(cpu))
+}
+
+/// Patch weights and the table that their products are added to, `(T, C)`.
+fn patches(
+    cpu: &Cpu,
+    cfg: &Config,
+    enc: &crate::model::params::Encoder,
+    pos: &Tensor,
+    u8_input: bool,
+) -> (Packed, Vec<f32>) {
+    let (c, prefix, area) = (cfg.channels, cfg.prefix(), PATCH * PATCH);
+    let mut w = enc.patch.w.data.clone();
+    let mut bias: Vec<f64> = enc.patch.b.data.iter().map(|x| *x as f64).collect();
+    if u8_input {
+        // (x/255 - mean)/std as weights on x and a constant; pixels come interleaved, (y, x, channel).
+        for (row, b) in w.chunks_exact_mut(3 * area).zip(&mut bias) {
+            let mut interleaved = vec![0.0; 3 * area];
+            for ch in 0..3 {
+                let (mean, std) = (preprocess::MEAN[ch] as f64, preprocess::STD[ch] as f64);
+                for i in 0..area {
+                    let x = row[ch * area + i] as f64;
+                    *b -= x * mean / std;
+                    interleaved[i * 3 + ch] = (x / (255.0 * std)) as f32;
+                }
+            }
+            row.copy_from_slice(&interleaved);
+        }
+    }
+    let mut table = enc.cls.data.iter().zip(pos.row(0)).map(|(a, b)| a + b).collect::<Vec<f32>>();
+    if let Some(r) = &enc.registers {
+        table.extend_from_slice(&r.data);
+    }
+    debug_assert_eq!(table.len(), prefix * c);
+    for n in 1..pos.rows() {
+        table.extend(pos.row(n).iter().zip(&bias).map(|(p, b)| (*p as f64 + b) as f32));
+    }
+    (Packed::new(cpu, &w, c, 3 * area, Vec::new()), table)
+}
+
+impl Extract {
+    fn new(cpu: &Cpu, model: &Model) -> Result<Self> {
+        let (cfg, p) = (&model.config, model.trained()?);
+        let (e, c, h, n) = (&p.extractor, cfg.channels, cfg.heads, cfg.prototypes);
+        let d = c / h;
+        let (norm, _) =
+            layernorm::forward(cpu, &p.prototypes, &e.norm1.gain, &e.norm1.bias, TRAINED_EPS)?;
+        let q = linear::forward(cpu, &norm, &e.q.w, Some(&e.q.b))?;
+        let kv = normed(&e.norm1, &e.kv);
+        let scale = (d as f64).powf(-0.5) as f32;
+        // Row (h, p): scale·q[p, h]·Wk[h]. The key's bias adds the same to every token's score and drops out.
+        let mut query_key = vec![0.0; h * n * c];
+        for head in 0..h {
+            let a = Mat::plain(&q.data[head * d..], c);
+            let b = Mat::plain(&kv.w[head * d * c..], c);
+            gemm(cpu, [n, c, d], a, b, &mut query_key[head * n * c..][..n * c], c, Start::Zero);
+        }
+        query_key.iter_mut().for_each(|x| *x *= scale);
+        let value = |head: usize| {
+            let rows = (c + head * d)..(c + (head + 1) * d);
+            Packed::new(cpu, &kv.w[rows.start * c..rows.end * c], d, c, kv.b[rows].to_vec())
+        };
+        let (fc1, fc2) = mlp(cpu, Some(&e.norm2), &e.mlp);
+        Ok(Self {
+            query_key: Packed::new(cpu, &query_key, h * n, c, Vec::new()),
+            value: (0..h).map(value).collect(),
+            proj: Plain::of(&e.proj).packed(cpu),
+            fc1,
+            fc2,
+            prototypes: p.prototypes.data.clone(),
+        })
+    }
+}
+
+impl Decode {
+    fn new(cpu: &Cpu, b: &crate::model::params::DecoderBlock) -> Self {
+        let c = b.proj.b.len();
+        let hidden = b.mlp.fc1.b.len();
+        // The projection with the mean over its outputs taken away, column by column.
+        let mut centred = b.proj.w.data.clone();
+        let mut mean = vec![0.0f64; c];
+        for row in centred.chunks_exact(c) {
+            mean.iter_mut().zip(row).for_each(|(m, x)| *m += *x as f64 / c as f64);
+        }
+        for row in centred.chunks_exact_mut(c) {
+            row.iter_mut().zip(&mean).for_each(|(x, m)| *x = (*x as f64 - m) as f32);
+        }
+        let middle = b.proj.b.data.iter().map(|x| *x as f64).sum::<f64>() / c as f64;
+        let centred_bias: Vec<f32> = b.proj.b.data.iter().map(|x| (*x as f64 - middle) as f32).collect();
+        let mut fc1 = normed(&b.norm2, &b.mlp.fc1);
+        let fc1_shift = std::mem::take(&mut fc1.b);
+        // A[i, o] = Σ_m centred[m, i]·W1[o, m]: (C, 4C).
+        let mut a = vec![0.0; c * hidden];
+        gemm(
+            cpu,
+            [c, hidden, c],
+            Mat::transposed(&centred, c),
+            Mat::transposed(&fc1.w, c),
+            &mut a,
+            hidden,
+            Start::Zero,
+        );
+        let fc1_scaled = fc1.w.chunks_exact(c).map(|row| dot(row, &centred_bias) as f32).collect();
+        let mut fc2 = Plain::of(&b.mlp.fc2);
+        fc2.b.iter_mut().zip(&b.proj.b.data).for_each(|(x, p)| *x += p);
+        Self {
+            q: normed(&b.norm1, &b.q).packed(cpu),
+            kv: normed(&b.norm1, &b.kv).packed(cpu),
+            scale: b.scale.data.clone(),
+            proj: Packed::new(cpu, &b.proj.w.data, c, c, Vec::new()),
+            centred: Packed::new(cpu, &centred, c, c, Vec::new()),
+            proj_bias: b.proj.b.data.clone(),
+            centred_bias,
+            a: Packed::from_mat(cpu, Mat::plain(&a, hidden), hidden, c, Vec::new()),
+            fc1_scaled,
+            fc1_shift,
+            fc2: fc2.packed(cpu),
+        }
+    }
+}
+
+impl Post {
+    /// Grid side → crop (corners aligned) → 256 (centres) → blur, as one matrix made by applying the steps to unit vectors.
+    fn new(side: usize, crop: usize) -> Self {
+        let m = anomaly_map::axis_matrix(side, crop);
+        let row = |r: &[f64]| {
+            let first = r.iter().position(|x| *x != 0.0).unwrap_or(0);
+            let last = r.iter().rposition(|x| *x != 0.0).unwrap_or(0);
+            (first, r[first..=last].iter().map(|x| *x as f32).collect())
+        };
+        Self { rows: m.chunks_exact(side).map(row).collect() }
+    }
+}
+
+/// Epsilons under the square roots, for whoever normalises.
+pub const EPS: (f32, f32) = (ENCODER_EPS as f32, TRAINED_EPS as f32);

@@ -1,0 +1,540 @@
+//! One picture through the folded model. Every stage is one parallel pass over tiles; all buffers are made once.
+//!
+//! Pictures of a batch go one after the other: each gets the same bits as alone, and nothing grows with the batch.
+
+use crate::error::Result;
+use crate::model::config::PATCH;
+use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
+use crate::ops::linear::pack::Mat;
+use crate::ops::{anomaly_map, attention, layernorm};
+use crate::runtime::Cpu;
+use crate::runtime::simd::{Kernel, Simd, slice};
+
+use super::fold::{Decode, EPS, Folded};
+
+/// Where a picture enters.
+pub enum Pixels<'a> {
+    /// Crop `(X, X, 3)`, RGB.
+    U8(&'a [u8]),
+    /// `(3, X, X)`, normalised.
+    F32(&'a [f32]),
+}
+
+/// Every buffer of one pass, for one picture.
+pub struct Workspace {
+    /// Tokens `(T, C)`, their normalisation, queries-keys-values `(T, 3C)`, attention's output.
+    x: Vec<f32>,
+    norm: Vec<f32>,
+    qkv: Vec<f32>,
+    out: Vec<f32>,
+    /// `(T, 4C)`; also holds the patches' pixels.
+    hidden: Vec<f32>,
+    attention: attention::Scratch<f32>,
+    /// Sums of each group's encoder and decoder outputs, `(N, C)` each.
+    en: Vec<Vec<f32>>,
+    de: Vec<Vec<f32>>,
+    /// f `(N, C)`.
+    fused: Vec<f32>,
+    /// Extractor: scores `(N, H·P)`, packed normalised features, pooled `(H·P, C)`, I and its neighbours `(P, ·)`.
+    scores: Vec<f32>,
+    column: Vec<f32>,
+    panels: Vec<f32>,
+    pooled: Vec<f32>,
+    inp: Vec<f32>,
+    inp_norm: Vec<f32>,
+    inp_out: Vec<f32>,
+    inp_hidden: Vec<f32>,
+    factors: Vec<Factors>,
+    /// Decoder: coefficients and 1 `(N, H·P + 1)`, their product with the Gram matrix, 1/deviation of each row `(N)`.
+    coef: Vec<f32>,
+    coef_gram: Vec<f32>,
+    rstd: Vec<f32>,
+    /// Native maps of each group `(N)`, their mean, and the mean after one axis `(256, √N)`.
+    native: Vec<Vec<f32>>,
+    grid: Vec<f32>,
+    half: Vec<f32>,
+}
+
+/// What one decoder block needs of the picture's prototypes.
+struct Factors {
+    /// Keys and values `(P, 2C)`.
+    kv: Vec<f32>,
+    /// Normalised, scaled keys of each head in panels `[D][NR]`.
+    keys: Vec<f32>,
+    /// VW in panels `[H·P][NR]`, and VA.
+    vw: Vec<f32>,
+    va: Vec<f32>,
+    /// Centred VW and bias `(H·P + 1, C)`, and their Gram matrix / C in panels.
+    centred: Vec<f32>,
+    gram: Vec<f32>,
+    gram_panels: Vec<f32>,
+}
+
+impl Workspace {
+    pub fn new(cpu: &Cpu, m: &Folded) -> Self {
+        let cfg = &m.config;
+        let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
+        let n = cfg.side() * cfg.side();
+        let t = n + cfg.prefix();
+        let nr = packed::tile(cpu).1;
+        let (hp, up) = (h * p, |x: usize| x.div_ceil(nr) * nr);
+        let hidden = cfg.hidden.max(4 * c);
+        let zeros = |len: usize| vec![0.0f32; len];
+        let groups = |k: usize| (0..k).map(|_| zeros(n * c)).collect::<Vec<_>>();
+        let factors = |_: &Decode| Factors {
+            kv: zeros(p * 2 * c),
+            keys: zeros(h * up(p) * (c / h)),
+            vw: zeros(hp * up(c)),
+            va: zeros(hp * up(4 * c)),
+            centred: zeros((hp + 1) * c),
+            gram: zeros((hp + 1) * (hp + 1)),
+            gram_panels: zeros((hp + 1) * up(hp + 1)),
+        };
+        Self {
+            x: zeros(t * c),
+            norm: zeros(t * c),
+            qkv: zeros(t * 3 * c),
+            out: zeros(t * c),
+            hidden: zeros((t * hidden).max(n * 3 * PATCH * PATCH)),
+            attention: attention::Scratch::new(cpu, t, c, h),
+            en: groups(cfg.groups.len()),
+            de: groups(cfg.groups.len()),
+            fused: zeros(n * c),
+            scores: zeros(n * hp),
+            column: zeros(2 * hp),
+            panels: zeros(n * up(c)),
+            pooled: zeros(hp * c),
+            inp: zeros(p * c),
+            inp_norm: zeros(p * c),
+            inp_out: zeros(p * c),
+            inp_hidden: zeros(p * 4 * c),
+            factors: m.decode.iter().map(factors).collect(),
+            coef: zeros(n * (hp + 1)),
+            coef_gram: zeros(n * (hp + 1)),
+            rstd: zeros(n),
+            native: (0..cfg.groups.len()).map(|_| zeros(n)).collect(),
+            grid: zeros(n),
+            half: zeros(anomaly_map::SIDE * cfg.side()),
+        }
+    }
+
+    /// Native maps `(N)` of each group (one for zero-shot), of the last pass.
+    pub fn native(&self, zero_shot: bool) -> &[Vec<f32>] {
+        if zero_shot { &self.native[..1] } else { &self.native }
+    }
+    /// I `(P, C)` of the last pass.
+    pub fn inp(&self) -> &[f32] {
+        &self.inp
+    }
+
+    /// A picture → its pixel map `(256, 256)`. `stage` is called with a name as each stage ends.
+    pub fn run(
+        &mut self,
+        cpu: &Cpu,
+        m: &Folded,
+        pixels: Pixels,
+        zero_shot: bool,
+        map: &mut [f32],
+        stage: &mut dyn FnMut(&'static str),
+    ) -> Result<()> {
+        self.patches(cpu, m, pixels);
+        stage("patches");
+        self.encode(cpu, m, stage);
+        self.extract(cpu, m);
+        stage("extractor");
+        if zero_shot {
+            distances(cpu, &self.fused, &self.inp, m.config.channels, &mut self.native[0]);
+        } else {
+            self.decode(cpu, m, stage);
+        }
+        self.post(cpu, m, zero_shot, map);
+        stage("map");
+        Ok(())
+    }
+
+    /// Pixels → x: patch products added to the table.
+    fn patches(&mut self, cpu: &Cpu, m: &Folded, pixels: Pixels) {
+        let cfg = &m.config;
+        let (c, side, size, k) = (cfg.channels, cfg.side(), cfg.crop, 3 * PATCH * PATCH);
+        let cols = &mut self.hidden[..side * side * k];
+        let (weights, table) = match pixels {
+            Pixels::U8(crop) => {
+                cpu.for_chunks(cols, side * k, |py, rows| {
+                    for (px, row) in rows.chunks_exact_mut(k).enumerate() {
+                        for (y, line) in row.chunks_exact_mut(3 * PATCH).enumerate() {
+                            let from = &crop[((py * PATCH + y) * size + px * PATCH) * 3..][..3 * PATCH];
+                            line.iter_mut().zip(from).for_each(|(x, b)| *x = *b as f32);
+                        }
+                    }
+                });
+                (&m.patch_u8, &m.table_u8)
+            }
+            Pixels::F32(img) => {
+                cpu.for_chunks(cols, side * k, |py, rows| {
+                    for (px, row) in rows.chunks_exact_mut(k).enumerate() {
+                        for (i, line) in row.chunks_exact_mut(PATCH).enumerate() {
+                            let (ch, y) = (i / PATCH, py * PATCH + i % PATCH);
+                            line.copy_from_slice(&img[(ch * size + y) * size + px * PATCH..][..PATCH]);
+                        }
+                    }
+                });
+                (&m.patch_f32, &m.table_f32)
+            }
+        };
+        self.x.copy_from_slice(table);
+        let x = &mut self.x[cfg.prefix() * c..];
+        let input = Input { data: cols, ld: k };
+        packed::forward(cpu, side * side, input, weights.view(), None, x, c, Epilogue::Residual, None);
+    }
+
+    /// x through the encoder's blocks; the groups' sums of target outputs.
+    fn encode(&mut self, cpu: &Cpu, m: &Folded, stage: &mut dyn FnMut(&'static str)) {
+        let cfg = &m.config;
+        let (c, hidden, heads, prefix) = (cfg.channels, cfg.hidden, cfg.heads, cfg.prefix());
+        let t = self.x.len() / c;
+        self.en.iter_mut().for_each(|e| e.fill(0.0));
+        for (l, b) in m.blocks.iter().enumerate() {
+            // Only patches leave the last block: its class and register rows are needed as keys and values alone.
+            let first = if l + 1 == m.blocks.len() { prefix } else { 0 };
+            let rows = t - first;
+            let lin = |input: &[f32], ld: usize, w: &packed::Packed, out: &mut [f32], epilogue| {
+                packed::forward(cpu, rows, Input { data: input, ld }, w.view(), None, out, w.n, epilogue, None)
+            };
+            layernorm::normalise(cpu, &self.x, c, EPS.0, &mut self.norm);
+            let all = Input { data: &self.norm, ld: c };
+            packed::forward(cpu, t, all, b.qkv.view(), None, &mut self.qkv, 3 * c, Epilogue::Store, None);
+            stage("qkv");
+            attention::picture(cpu, &self.qkv, [t, c, heads], 1.0, first, &mut self.attention, &mut self.out);
+            stage("attention");
+            lin(&self.out[first * c..], c, &b.proj, &mut self.x[first * c..], Epilogue::Residual);
+            stage("proj");
+            layernorm::normalise(cpu, &self.x[first * c..], c, EPS.0, &mut self.norm[first * c..]);
+            lin(&self.norm[first * c..], c, &b.fc1, &mut self.hidden, Epilogue::Gelu);
+            stage("fc1");
+            lin(&self.hidden, hidden, &b.fc2, &mut self.x[first * c..], Epilogue::Residual);
+            if let Some(i) = cfg.target_layers.iter().position(|&x| x == l) {
+                let g = cfg.groups.iter().position(|g| g.contains(&i)).expect("groups partition the layers");
+                add(cpu, &mut self.en[g], &self.x[prefix * c..], 1.0);
+            }
+            stage("fc2");
+        }
+        let share = 1.0 / cfg.target_layers.len() as f32;
+        self.fused.fill(0.0);
+        for e in &self.en {
+            add(cpu, &mut self.fused, e, share);
+        }
+    }
+
+    /// f → I.
+    fn extract(&mut self, cpu: &Cpu, m: &Folded) {
+        let (cfg, e) = (&m.config, &m.extract);
+        let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
+        let (n, hp, d) = (self.fused.len() / c, h * p, c / h);
+        let norm = &mut self.norm[..n * c];
+        layernorm::normalise(cpu, &self.fused, c, EPS.1, norm);
+        let input = Input { data: norm, ld: c };
+        packed::forward(cpu, n, input, e.query_key.view(), None, &mut self.scores, hp, Epilogue::Store, None);
+        cpu.dispatch(ColumnSoftmax { x: &mut self.scores, n: hp, scratch: &mut self.column });
+        packed::pack_into(cpu, &mut self.panels, Mat::plain(norm, c), c, n);
+        let b = Panels { data: &self.panels, n: c, k: n, stride: n, bias: &[] };
+        packed::forward_transposed(cpu, hp, &self.scores, hp, b, &mut self.pooled, c);
+        for (head, value) in e.value.iter().enumerate() {
+            let input = Input { data: &self.pooled[head * p * c..], ld: c };
+            let out = &mut self.inp_out[head * d..];
+            packed::forward(cpu, p, input, value.view(), None, out, c, Epilogue::Store, None);
+        }
+        let lin = |input: &[f32], ld, w: &packed::Packed, out: &mut [f32], epilogue| {
+            packed::forward(cpu, p, Input { data: input, ld }, w.view(), None, out, w.n, epilogue, None)
+        };
+        self.inp.copy_from_slice(&e.prototypes);
+        lin(&self.inp_out, c, &e.proj, &mut self.inp, Epilogue::Residual);
+        layernorm::normalise(cpu, &self.inp, c, EPS.1, &mut self.inp_norm);
+        lin(&self.inp_norm, c, &e.fc1, &mut self.inp_hidden, Epilogue::Gelu);
+        lin(&self.inp_hidden, 4 * c, &e.fc2, &mut self.inp, Epilogue::Residual);
+    }
+
+    /// f and I → the groups' sums of decoder outputs → native maps.
+    fn decode(&mut self, cpu: &Cpu, m: &Folded, stage: &mut dyn FnMut(&'static str)) {
+        let cfg = &m.config;
+        let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
+        let (n, hp, hidden) = (self.fused.len() / c, h * p, 4 * c);
+        layernorm::normalise(cpu, &self.inp, c, EPS.1, &mut self.inp_norm);
+        for (b, f) in m.decode.iter().zip(&mut self.factors) {
+            f.make(cpu, b, &self.inp_norm, h, p, c);
+        }
+        stage("factors");
+        let x = &mut self.x[..n * c];
+        let (fc1, fc2) = &m.bottleneck;
+        let from = Input { data: &self.fused, ld: c };
+        packed::forward(cpu, n, from, fc1.view(), None, &mut self.hidden, hidden, Epilogue::Gelu, None);
+        let from = Input { data: &self.hidden, ld: hidden };
+        packed::forward(cpu, n, from, fc2.view(), None, x, c, Epilogue::Store, None);
+        stage("bottleneck");
+        self.de.iter_mut().for_each(|d| d.fill(0.0));
+        let (norm, q) = (&mut self.norm[..n * c], &mut self.out[..n * c]);
+        let ld = hp + 1;
+        for (j, (b, f)) in m.decode.iter().zip(&self.factors).enumerate() {
+            layernorm::normalise(cpu, x, c, EPS.1, norm);
+            packed::forward(cpu, n, Input { data: norm, ld: c }, b.q.view(), None, q, c, Epilogue::Store, None);
+            coefficients(cpu, q, &f.keys, h, p, &mut self.coef);
+            let coef = Input { data: &self.coef, ld };
+            let gram = Panels { data: &f.gram_panels, n: ld, k: ld, stride: ld, bias: &[] };
+            packed::forward(cpu, n, coef, gram, None, &mut self.coef_gram, ld, Epilogue::Store, None);
+            row_scales(cpu, &self.coef, &self.coef_gram, ld, &mut self.rstd);
+            stage("decoder q");
+            let va = Panels { data: &f.va, n: hidden, k: hp, stride: hp, bias: &b.fc1_scaled };
+            let gelu = Epilogue::ScaledGelu { scale: &self.rstd, shift: &b.fc1_shift };
+            packed::forward(cpu, n, coef, va, None, &mut self.hidden, hidden, gelu, None);
+            stage("decoder fc1");
+            let vw = Panels { data: &f.vw, n: c, k: hp, stride: hp, bias: &[] };
+            let from = Input { data: &self.hidden, ld: hidden };
+            // Outputs are taken in reverse, so the last block counts as the first.
+            let i = m.decode.len() - 1 - j;
+            let g = cfg.decoder_groups.iter().position(|g| g.contains(&i)).expect("groups partition the blocks");
+            let (tail, sum) = (Some((coef, vw)), Some(&mut self.de[g][..]));
+            packed::forward(cpu, n, from, b.fc2.view(), tail, x, c, Epilogue::Store, sum);
+            stage("decoder fc2");
+        }
+        for ((a, d), map) in self.en.iter().zip(&self.de).zip(&mut self.native) {
+            cosine(cpu, a, d, c, map);
+        }
+    }
+
+    /// Native maps → pixel map: their mean, then the banded matrix on both axes.
+    fn post(&mut self, cpu: &Cpu, m: &Folded, zero_shot: bool, map: &mut [f32]) {
+        let side = m.config.side();
+        let native = if zero_shot { &self.native[..1] } else { &self.native[..] };
+        let share = 1.0 / native.len() as f32;
+        for (i, g) in self.grid.iter_mut().enumerate() {
+            *g = native.iter().map(|n| n[i]).sum::<f32>() * share;
+        }
+        let (grid, rows) = (&self.grid, &m.post.rows);
+        cpu.for_chunks(&mut self.half, side, |i, out| {
+            let (first, weights) = &rows[i];
+            out.fill(0.0);
+            for (k, w) in weights.iter().enumerate() {
+                let line = &grid[(first + k) * side..][..side];
+                out.iter_mut().zip(line).for_each(|(o, x)| *o += w * x);
+            }
+        });
+        let half = &self.half;
+        cpu.for_chunks(map, anomaly_map::SIDE * 32, |i, lines| {
+            for (y, line) in lines.chunks_exact_mut(anomaly_map::SIDE).enumerate() {
+                let from = &half[(i * 32 + y) * side..][..side];
+                for (o, (first, weights)) in line.iter_mut().zip(rows) {
+                    *o = weights.iter().zip(&from[*first..]).map(|(w, x)| w * x).sum();
+                }
+            }
+        });
+    }
+}
+
+impl Factors {
+    /// Keys, VW, VA and the Gram matrix of one block from the normalised prototypes `(P, C)`.
+    fn make(&mut self, cpu: &Cpu, b: &Decode, norm: &[f32], h: usize, p: usize, c: usize) {
+        let (d, hp, nr) = (c / h, h * p, packed::tile(cpu).1);
+        let input = Input { data: norm, ld: c };
+        packed::forward(cpu, p, input, b.kv.view(), None, &mut self.kv, 2 * c, Epilogue::Store, None);
+        let kv = &self.kv;
+        let width = p.div_ceil(nr) * nr;
+        cpu.for_chunks(&mut self.keys, d * width, |head, out| {
+            for i in 0..p {
+                let k = &kv[i * 2 * c + head * d..][..d];
+                let norm = k.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+                let by = b.scale[head] / norm;
+                // Panel i / NR, column i % NR.
+                let at = i / nr * d * nr + i % nr;
+                k.iter().enumerate().for_each(|(k, x)| out[at + k * nr] = x * by);
+            }
+        });
+        // Each head's values times the rows of the weights that belong to it, straight into panels.
+        let heads = |out: &mut [f32], w: &packed::Packed| {
+            packed::heads_to_panels(cpu, [h, p, d], Input { data: &kv[c..], ld: 2 * c }, w, out);
+        };
+        heads(&mut self.vw, &b.proj);
+        heads(&mut self.va, &b.a);
+        for head in 0..h {
+            let input = Input { data: &kv[c + head * d..], ld: 2 * c };
+            let out = &mut self.centred[head * p * c..];
+            packed::forward(cpu, p, input, b.centred.slice_k(nr, head * d, d), None, out, c, Epilogue::Store, None);
+        }
+        self.centred[hp * c..].copy_from_slice(&b.centred_bias);
+        let rows = &self.centred;
+        cpu.for_chunks(&mut self.gram, hp + 1, |i, out| cpu.dispatch(Dots { out, a: &rows[i * c..][..c], b: rows }));
+        packed::pack_into(cpu, &mut self.gram_panels, Mat::plain(&self.gram, hp + 1), hp + 1, hp + 1);
+    }
+}
+
+/// `y += scale·x`.
+fn add(cpu: &Cpu, y: &mut [f32], x: &[f32], scale: f32) {
+    const CHUNK: usize = 32 * 1024;
+    cpu.for_chunks(y, CHUNK, |i, y| cpu.dispatch(Axpy { x: &x[i * CHUNK..][..y.len()], y, scale }));
+}
+
+struct Axpy<'a> {
+    y: &'a mut [f32],
+    x: &'a [f32],
+    scale: f32,
+}
+impl Kernel<f32> for Axpy<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        slice::axpy(s, self.y, self.scale, self.x);
+    }
+}
+
+/// Softmax down each of the `n` columns of x; `scratch` holds two rows.
+struct ColumnSoftmax<'a> {
+    x: &'a mut [f32],
+    n: usize,
+    scratch: &'a mut [f32],
+}
+impl Kernel<f32> for ColumnSoftmax<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let (top, sum) = self.scratch.split_at_mut(self.n);
+        top.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        for row in self.x.chunks_exact(self.n) {
+            slice::zip(s, top, row, |t, x| s.max(x, t));
+        }
+        for row in self.x.chunks_exact_mut(self.n) {
+            slice::zip(s, row, top, |x, t| s.exp(s.sub(x, t)));
+            slice::add(s, sum, row);
+        }
+        let one = s.splat(1.0);
+        slice::map(s, sum, |x| s.div(one, x));
+        for row in self.x.chunks_exact_mut(self.n) {
+            slice::zip(s, row, sum, |x, r| s.mul(x, r));
+        }
+    }
+}
+
+/// Coefficients `(N, H·P + 1)`: `relu(q·k̂·s)/max(‖q‖, 1e-12)` of each head and prototype, then 1.
+fn coefficients(cpu: &Cpu, q: &[f32], keys: &[f32], h: usize, p: usize, coef: &mut [f32]) {
+    let ld = h * p + 1;
+    let c = q.len() / (coef.len() / ld);
+    packed::heads(cpu, [h, p, c / h], Input { data: q, ld: c }, keys, coef, ld);
+    const ROWS: usize = 16;
+    cpu.for_chunks(coef, ROWS * ld, |i, rows| {
+        cpu.dispatch(Relu { rows, q: &q[i * ROWS * c..], c, h, p });
+    });
+}
+
+struct Relu<'a> {
+    rows: &'a mut [f32],
+    q: &'a [f32],
+    c: usize,
+    h: usize,
+    p: usize,
+}
+impl Kernel<f32> for Relu<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let (ld, d) = (self.h * self.p + 1, self.c / self.h);
+        for (row, q) in self.rows.chunks_exact_mut(ld).zip(self.q.chunks_exact(self.c)) {
+            for (k, q) in row.chunks_exact_mut(self.p).zip(q.chunks_exact(d)) {
+                let by = 1.0 / slice::dot(s, q, q).sqrt().max(1e-12);
+                // Written so that NaN is not taken for "not positive".
+                k.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { *x * by });
+            }
+            row[ld - 1] = 1.0;
+        }
+    }
+}
+
+/// 1/deviation of each row of the block's middle: `var = Σ (coef·G)∘coef`, not below 0.
+fn row_scales(cpu: &Cpu, coef: &[f32], product: &[f32], ld: usize, rstd: &mut [f32]) {
+    const ROWS: usize = 64;
+    cpu.for_chunks(rstd, ROWS, |i, out| {
+        let at = i * ROWS * ld..(i * ROWS + out.len()) * ld;
+        cpu.dispatch(RowScales { out, a: &coef[at.clone()], b: &product[at], ld });
+    });
+}
+
+struct RowScales<'a> {
+    out: &'a mut [f32],
+    a: &'a [f32],
+    b: &'a [f32],
+    ld: usize,
+}
+impl Kernel<f32> for RowScales<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        for ((r, a), b) in self.out.iter_mut().zip(self.a.chunks_exact(self.ld)).zip(self.b.chunks_exact(self.ld)) {
+            let var = slice::dot(s, a, b);
+            *r = 1.0 / (if var < 0.0 { 0.0 } else { var } + EPS.1).sqrt();
+        }
+    }
+}
+
+/// `out[j] = a·b[j] / C`.
+struct Dots<'a> {
+    out: &'a mut [f32],
+    a: &'a [f32],
+    b: &'a [f32],
+}
+impl Kernel<f32> for Dots<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let c = self.a.len();
+        for (o, b) in self.out.iter_mut().zip(self.b.chunks_exact(c)) {
+            *o = slice::dot(s, self.a, b) / c as f32;
+        }
+    }
+}
+
+/// `1 - cos(a[n], d[n])`.
+fn cosine(cpu: &Cpu, a: &[f32], d: &[f32], c: usize, map: &mut [f32]) {
+    const ROWS: usize = 32;
+    cpu.for_chunks(map, ROWS, |i, out| {
+        let at = i * ROWS * c..(i * ROWS + out.len()) * c;
+        cpu.dispatch(Distance { out, a: &a[at.clone()], d: &d[at], c, each: true });
+    });
+}
+
+/// Distance of each row of f to the nearest prototype.
+fn distances(cpu: &Cpu, f: &[f32], inp: &[f32], c: usize, map: &mut [f32]) {
+    const ROWS: usize = 32;
+    cpu.for_chunks(map, ROWS, |i, out| {
+        let a = &f[i * ROWS * c..][..out.len() * c];
+        cpu.dispatch(Distance { out, a, d: inp, c, each: false });
+    });
+}
+
+/// `1 - cos` of each row of a with its own row of d (`each`), or the smallest over all rows of d.
+struct Distance<'a> {
+    out: &'a mut [f32],
+    a: &'a [f32],
+    d: &'a [f32],
+    c: usize,
+    each: bool,
+}
+impl Kernel<f32> for Distance<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let norm = |x: &[f32]| slice::dot(s, x, x).sqrt().max(1e-8);
+        let mut of = self.d.chunks_exact(self.c);
+        for (o, a) in self.out.iter_mut().zip(self.a.chunks_exact(self.c)) {
+            let na = norm(a);
+            if self.each {
+                let d = of.next().expect("as many rows");
+                *o = 1.0 - slice::dot(s, a, d) / (na * norm(d));
+                continue;
+            }
+            let mut best = f32::INFINITY;
+            for d in self.d.chunks_exact(self.c) {
+                let x = 1.0 - slice::dot(s, a, d) / (na * norm(d));
+                // NaN stays once it came.
+                best = if x < best || x.is_nan() { x } else { best };
+            }
+            *o = best;
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Linear layers whose weights were packed once: what the engine runs. The same register tile as [`super::gemm`], one
+//! chain of multiply-adds over all of K, and an epilogue while the tile of the result is still in cache.
+
+use super::micro::{self, Out, Rows, Start};
+use super::pack::{Mat, Pack};
+use crate::runtime::Cpu;
+use crate::runtime::simd::{Kernel, Simd, slice};
+
+/// Weights of one linear layer, in panels `[K][NR]` of the device's tier.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    panels: Vec<f32>,
+    /// Outputs N.
+    pub n: usize,
+    /// Inputs K.
+    pub k: usize,
+    /// Added to every row `(N)`.
+    pub bias: Vec<f32>,
+}
+
+impl Packed {
+    /// Packs `w` `(n, k)` row-major, as linear weights are stored.
+    pub fn new(cpu: &Cpu, w: &[f32], n: usize, k: usize, bias: Vec<f32>) -> Self {
+        Self::from_mat(cpu, Mat::transposed(w, k), n, k, bias)
+    }
+    /// Packs `b` `(k, n)`.
+    pub fn from_mat(cpu: &Cpu, b: Mat<f32>, n: usize, k: usize, bias: Vec<f32>) -> Self {
+        b.check(k, n);
+        assert!(bias.is_empty() || bias.len() == n, "packed: bias");
+        let (_, nr) = cpu.dispatch::<f32, _>(micro::Shape);
+        let mut panels = vec![0.0; n.div_ceil(nr) * nr * k];
+        pack_into(cpu, &mut panels, b, n, k);
+        Self { panels, n, k, bias }
+    }
+    /// The panels as an operand.
+    pub fn view(&self) -> Panels<'_> {
+        Panels { data: &self.panels, n: self.n, k: self.k, stride: self.k, bias: &self.bias }
+    }
+    /// Rows `k0..k0 + k` of B alone.
+    pub fn slice_k(&self, nr: usize, k0: usize, k: usize) -> Panels<'_> {
+        assert!(k0 + k <= self.k, "packed: rows of B");
+        Panels { data: &self.panels[(k0 * nr).min(self.panels.len())..], n: self.n, k, stride: self.k, bias: &[] }
+    }
+}
+
+/// Packs `b` `(k, n)` into `panels`, which hold `n.div_ceil(NR)·NR·k` elements.
+pub fn pack_into(cpu: &Cpu, panels: &mut [f32], b: Mat<f32>, n: usize, k: usize) {
+    let (_, width) = cpu.dispatch::<f32, _>(micro::Shape);
+    if k == 0 {
+        return;
+    }
+    cpu.for_chunks(&mut panels[..n.div_ceil(width) * width * k], width * k, |p, out| {
+        cpu.dispatch(Pack { out, width, b, k0: 0, j0: p * width, cols: width.min(n - p * width) })
+    });
+}
+
+/// B `(k, n)` in panels, `stride` rows from one panel to the next.
+#[derive(Clone, Copy)]
+pub struct Panels<'a> {
+    pub data: &'a [f32],
+    pub n: usize,
+    pub k: usize,
+    pub stride: usize,
+    pub bias: &'a [f32],
+}
+
+/// A `(m, k)`, rows `ld` apart.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub data: &'a [f32],
+    pub ld: usize,
+}
+
+/// What is done with a tile of `A·B + bias`.
+#[derive(Clone, Copy)]
+pub enum Epilogue<'a> {
+    /// `c = …`
+    Store,
+    /// `c = gelu(…)`
+    Gelu,
+    /// `c = gelu(scale[row]·… + shift)`, shift `(n)`: a layer norm folded into the product.
+    ScaledGelu { scale: &'a [f32], shift: &'a [f32] },
+    /// `c += …`
+    Residual,
+}
+
+/// Rows and columns (in register tiles) of one task.
+const TASK: (usize, usize) = (12, 4);
+
+/// C `(m, n)`, rows `ldc` apart, from A·B, optionally plus a second product `tail` added in the same pass. `sum`, if
+/// given, `(m, n)` with rows `n` apart, gets C added.
+///
+/// A row's bits do not depend on the other rows nor on the threads.
+#[allow(clippy::too_many_arguments)]
+pub fn forward(
+    cpu: &Cpu,
+    m: usize,
+    a: Input,
+    b: Panels,
+    tail: Option<(Input, Panels)>,
+    c: &mut [f32],
+    ldc: usize,
+    epilogue: Epilogue,
+    sum: Option<&mut [f32]>,
+) {
+    let (mr, nr) = cpu.dispatch::<f32, _>(micro::Shape);
+    let fits = |a: &Input, b: &Panels| {
+        assert!(m == 0 || (m - 1) * a.ld + b.k <= a.data.len(), "packed: A too short");
+        let panels = b.n.div_ceil(nr);
+        assert!(panels == 0 || ((panels - 1) * b.stride + b.k) * nr <= b.data.len(), "packed: B too short");
+    };
+    fits(&a, &b);
+    if let Some((a, t)) = &tail {
+        fits(a, t);
+        assert_eq!(t.n, b.n, "packed: tail");
+    }
+    assert!(m == 0 || b.n == 0 || (m - 1) * ldc + b.n <= c.len() && b.n <= ldc, "packed: C too short");
+    if let Some(s) = &sum {
+        assert!(s.len() >= m * b.n, "packed: sum too short");
+    }
+    if let Epilogue::ScaledGelu { scale, shift } = epilogue {
+        assert!(scale.len() >= m && shift.len() == b.n, "packed: scale or shift");
+    }
+    let (rows, cols) = (TASK.0 * mr, TASK.1 * nr);
+    let across = b.n.div_ceil(cols);
+    let out = Out(c.as_mut_ptr());
+    let sum = sum.map(|s| Out(s.as_mut_ptr()));
+    cpu.run(m.div_ceil(rows) * across, |t| {
+        let (i, j) = (t / across * rows, t % across * cols);
+        let shape = [rows.min(m - i), cols.min(b.n - j)];
+        cpu.dispatch(Task { at: [i, j], shape, nr, a, b, tail, out, ldc, epilogue, sum });
+    });
+}
+
+struct Task<'a> {
+    at: [usize; 2],
+    shape: [usize; 2],
+    nr: usize,
+    a: Input<'a>,
+    b: Panels<'a>,
+    tail: Option<(Input<'a>, Panels<'a>)>,
+    out: Out<f32>,
+    ldc: usize,
+    epilogue: Epilogue<'a>,
+    sum: Option<Out<f32>>,
+}
+impl Kernel<f32> for Task<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let ([i0, j0], [m, n]) = (self.at, self.shape);
+        let residual = matches!(self.epilogue, Epilogue::Residual);
+        for j in (j0..j0 + n).step_by(self.nr) {
+            let cols = self.nr.min(j0 + n - j);
+            let panel = j / self.nr;
+            let start = match self.b.bias {
+                _ if residual => Start::Add,
+                [] => Start::Zero,
+                bias => Start::Bias(&bias[j..j + cols]),
+            };
+            let product = |a: Input, b: Panels, start: Start<f32>| {
+                let rows = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: a.ld };
+                let b_panel = b.data[panel * b.stride * self.nr..].as_ptr();
+                // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
+                unsafe {
+                    let c = self.out.0.add(i0 * self.ldc + j);
+                    micro::block(s, [m, cols, b.k], rows, b_panel, c, self.ldc, start)
+                }
+            };
+            product(self.a, self.b, start);
+            if let Some((a, b)) = self.tail {
+                product(a, b, Start::Add);
+            }
+            for i in i0..i0 + m {
+                // SAFETY: as above; `sum` has the rows and columns of C.
+                let (c, sum) = unsafe {
+                    let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
+                    let sum = self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
+                    (c, sum)
+                };
+                match self.epilogue {
+                    Epilogue::Store => {}
+                    Epilogue::Gelu => slice::map(s, c, |x| gelu(s, x)),
+                    Epilogue::ScaledGelu { scale, shift } => {
+                        let by = s.splat(scale[i]);
+                        slice::zip(s, c, &shift[j..j + cols], |x, b| gelu(s, s.fma(x, by, b)));
+                    }
+                    Epilogue::Residual if self.b.bias.is_empty() => {}
+                    Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
+                }
+                if let Some(sum) = sum {
+                    slice::add(s, sum, c);
+                }
+            }
+        }
+    }
+}
+
+/// Rows and columns of the register tile of `cpu`'s tier.
+pub fn tile(cpu: &Cpu) -> (usize, usize) {
+    cpu.dispatch::<f32, _>(micro::Shape)
+}
+
+/// C `(m, b.n)` = Aᵀ·B, A stored as `(k, m)` with rows `lda` apart.
+pub fn forward_transposed(cpu: &Cpu, m: usize, a: &[f32], lda: usize, b: Panels, c: &mut [f32], ldc: usize) {
+    let (mr, nr) = tile(cpu);
+    assert!(b.k == 0 || (b.k - 1) * lda + m <= a.len(), "packed: A too short");
+    assert!(b.n.div_ceil(nr) * b.stride * nr <= b.data.len() && b.k <= b.stride, "packed: B too short");
+    assert!(m == 0 || b.n <= ldc && (m - 1) * ldc + b.n <= c.len(), "packed: C too short");
+    let out = Out(c.as_mut_ptr());
+    let blocks = m.div_ceil(mr);
+    cpu.run(b.n.div_ceil(nr) * blocks, |t| {
+        let (panel, i) = (t / blocks, t % blocks * mr);
+        let (j, rows) = (panel * nr, mr.min(m - i));
+        let shape = [rows, nr.min(b.n - j), b.k];
+        let rows = Rows { p: a[i..].as_ptr(), row: 1, col: lda, block: 1 };
+        cpu.dispatch(Block { shape, a: rows, b: &b.data[panel * b.stride * nr..], out, at: i * ldc + j, ldc });
+    });
+}
+
+/// `out[n, h·P + i] = q[n, h·D..]·B_h[.., i]`: each head's part of a row times that head's panels `(D, P)`, which follow
+/// one another. Rows of `out` are `ld` apart.
+pub fn heads(cpu: &Cpu, [h, p, d]: [usize; 3], q: Input, panels: &[f32], out: &mut [f32], ld: usize) {
+    let (mr, nr) = tile(cpu);
+    let n = out.len() / ld;
+    let each = p.div_ceil(nr) * nr * d;
+    assert!(h * p <= ld && panels.len() >= h * each, "packed: heads");
+    assert!(n == 0 || (n - 1) * q.ld + h * d <= q.data.len(), "packed: heads' rows");
+    let rows = 8 * mr;
+    let out = Out(out.as_mut_ptr());
+    cpu.run(n.div_ceil(rows), |t| {
+        let i = t * rows;
+        for head in 0..h {
+            let a = Rows { p: q.data[i * q.ld + head * d..].as_ptr(), row: q.ld, col: 1, block: q.ld };
+            let (b, at) = (&panels[head * each..], i * ld + head * p);
+            cpu.dispatch(Block { shape: [rows.min(n - i), p, d], a, b, out, at, ldc: ld });
+        }
+    });
+}
+
+/// Row `h·P + i` of the result is `v[i, h·D..]` times rows `h·D..` of the weights; it is written as panels `[H·P][NR]`.
+pub fn heads_to_panels(cpu: &Cpu, [h, p, d]: [usize; 3], v: Input, w: &Packed, out: &mut [f32]) {
+    let (_, nr) = tile(cpu);
+    assert!(h * d <= w.k && (p - 1) * v.ld + h * d <= v.data.len(), "packed: heads to panels");
+    cpu.for_chunks(&mut out[..w.n.div_ceil(nr) * nr * h * p], h * p * nr, |panel, out| {
+        let dest = Out(out.as_mut_ptr());
+        for head in 0..h {
+            let a = Rows { p: v.data[head * d..].as_ptr(), row: v.ld, col: 1, block: v.ld };
+            let b = &w.panels[(panel * w.k + head * d) * nr..];
+            cpu.dispatch(Block { shape: [p, nr, d], a, b, out: dest, at: head * p * nr, ldc: nr });
+        }
+    });
+}
+
+/// One block of a product; whoever makes it has checked all three operands.
+struct Block<'a> {
+    shape: [usize; 3],
+    a: Rows<f32>,
+    b: &'a [f32],
+    out: Out<f32>,
+    at: usize,
+    ldc: usize,
+}
+impl Kernel<f32> for Block<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        // SAFETY: checked by the functions above, whose tasks write disjoint parts.
+        unsafe {
+            let c = self.out.0.add(self.at);
+            micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, Start::Zero)
+        }
+    }
+}
+
+/// `0.5·x·(1 + erf(x/√2))`.
+#[inline(always)]
+fn gelu<S: Simd<E = f32>>(s: S, x: S::V) -> S::V {
+    let h = s.mul(x, s.splat(0.5));
+    s.fma(h, s.erf(s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), h)
+}
