@@ -1,6 +1,8 @@
 //! The one test binary: ops against f64 references, model against goldens, data, metrics, training, the command line.
 
+mod config;
 mod data;
+mod encoder;
 mod eval;
 mod house;
 mod model;

@@ -47,16 +47,18 @@ impl Rng {
     }
 }
 
-/// Shape of the trained part that a new model gets on top of an encoder.
+/// Shape of the trained part that a new model gets on top of an encoder. Of the encoder's metadata everything is kept
+/// that was not measured on another trained part, should its file have one.
 pub fn plan(encoder: &Config, prototypes: usize) -> Config {
-    let decoder_blocks = encoder.target_layers.len();
-    Config {
+    let mut cfg = Config {
         prototypes,
-        decoder_blocks,
+        decoder_blocks: encoder.target_layers.len(),
         decoder_groups: encoder.groups.clone(),
         trained: true,
         ..encoder.clone()
-    }
+    };
+    ["threshold", "map_range", "training"].iter().for_each(|key| drop(cfg.other.shift_remove(*key)));
+    cfg
 }
 
 /// Initial weights: linear truncated normal (deviation 0.01, cut at ±0.03), biases 0, LayerNorm 1 and 0, prototypes
