@@ -4,6 +4,7 @@ mod config;
 mod data;
 mod encoder;
 mod eval;
+mod features;
 mod house;
 mod model;
 mod models;
