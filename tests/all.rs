@@ -5,6 +5,7 @@ mod data;
 mod encoder;
 mod eval;
 mod features;
+mod files;
 mod house;
 mod model;
 mod models;
