@@ -21,7 +21,7 @@ use inp_former::{Error, Result};
 use serde_json::{Value, json};
 
 use super::score::about;
-use super::{Common, DatasetKind, Done, gallery, print};
+use super::{Common, DatasetKind, Done, gallery, inputs, print};
 
 #[derive(Args)]
 pub struct Eval {
@@ -84,7 +84,17 @@ impl Eval {
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
         let (mode, binarize) = (self.metrics, self.gt_binarize);
         let setting = Setting { mode, binarize, workers: common.workers(self.workers, &cpu) };
+        for path in [&self.json, &self.csv, &self.report].into_iter().flatten() {
+            inputs::make_parent(path)?;
+        }
         let one_each = self.model.is_dir();
+        let model_of = |class: &Class| self.model.join(format!("{}.safetensors", class.name));
+        if one_each && let Some(lacking) = data.classes.iter().map(model_of).find(|m| !m.exists()) {
+            return Err(Error::file(
+                lacking,
+                "there is no model of this class; train it, or choose --classes",
+            ));
+        }
         let open = |path: &Path| -> Result<Scorer> {
             let options = Options { zero_shot: self.zero_shot, ..Options::default() };
             Scorer::new(Arc::new(common.model(path)?), cpu.clone(), &options)
@@ -97,7 +107,7 @@ impl Eval {
                 continue;
             }
             if one_each {
-                scorer = Some(open(&self.model.join(format!("{}.safetensors", class.name)))?);
+                scorer = Some(open(&model_of(class))?);
             }
             let scorer = scorer.as_mut().expect("opened above");
             let (tested, failed) = test_class(common, scorer, class, &setting)?;
@@ -138,7 +148,7 @@ impl Eval {
 
     fn settings(&self, cfg: Config, data: &Dataset) -> Value {
         json!({
-            "model": self.model, "data": self.data, "dataset": data.layout.name(),
+            "model": self.model.display().to_string(), "data": self.data.display().to_string(), "dataset": data.layout.name(),
             "metrics": name(&self.metrics),
             "gt_binarize": name(&self.gt_binarize),
             "zero_shot": self.zero_shot, "resize": cfg.resize, "crop": cfg.crop, "precision": "f32",

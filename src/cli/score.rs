@@ -107,6 +107,13 @@ impl Score {
         let model = common.model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, threshold: self.threshold, ..Options::default() };
         let mut scorer = Scorer::new(Arc::new(model), cpu.clone(), &options)?;
+        if scorer.threshold().is_none() && scorer.model().config.threshold(!self.zero_shot).is_some() {
+            common.warn(format!(
+                "the model's threshold was calibrated {} --zero-shot and is not used; calibrate again, or give \
+                 --threshold",
+                if self.zero_shot { "without" } else { "with" }
+            ));
+        }
         if self.fail_on_anomaly && scorer.threshold().is_none() {
             return Err(Error::usage(
                 "--fail-on-anomaly needs a threshold: give --threshold, or `calibrate` the model first",

@@ -158,11 +158,11 @@ impl Config {
     pub fn blocks(&self) -> usize {
         self.target_layers.last().map_or(0, |l| l + 1)
     }
-    /// Calibrated threshold of the image score, if the file has one for this kind of scoring.
+    /// Threshold of the image score that was calibrated for this way of scoring, if the file has one.
     pub fn threshold(&self, zero_shot: bool) -> Option<f32> {
         let t = self.other.get("threshold")?;
-        let calibrated = t.get("zero_shot").and_then(Value::as_bool).unwrap_or(false);
-        t.get("image")?.as_f64().filter(|_| calibrated == zero_shot).map(|x| x as f32)
+        let fits = t.get("zero_shot").and_then(Value::as_bool).unwrap_or(false) == zero_shot;
+        t.get("image")?.as_f64().filter(|_| fits).map(|x| x as f32)
     }
     /// Range of map values that heat maps are drawn on, if the file has one.
     pub fn map_range(&self) -> Option<(f32, f32)> {

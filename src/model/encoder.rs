@@ -1,4 +1,4 @@
-//! The frozen DINOv2 encoder (spec: patch embedding, class and register tokens, pre-norm blocks), forward only.
+//! The frozen DINOv2 encoder (docs/spec.md, section 3: patch embedding, class and register tokens, pre-norm blocks), forward only.
 
 use crate::error::Result;
 use crate::model::params::{Encoder, EncoderBlock};

@@ -174,11 +174,12 @@ impl<'a> FeatureStore<'a> {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
-    /// Items whose features are not kept in memory although the mode asks for it.
+    /// Items whose features are not kept although the mode asks for it.
     pub fn not_kept(&self) -> usize {
-        match self.keep {
+        match &self.keep {
             Keep::Ram { .. } => self.ram.iter().filter(|f| f.is_none()).count(),
-            _ => 0,
+            Keep::Disk(disk) => self.keys.iter().flatten().filter(|k| !disk.has(k)).count(),
+            Keep::Off => 0,
         }
     }
     /// Files of the pictures, in the order of the items.

@@ -47,18 +47,20 @@ impl Rng {
     }
 }
 
-/// Shape of the trained part that a new model gets on top of an encoder. Of the encoder's metadata everything is kept
-/// that was not measured on another trained part, should its file have one.
+/// Shape of the trained part that a new model gets on top of an encoder. What the metadata say of a part trained
+/// before (the encoder may come from a model) does not hold for the new one.
 pub fn plan(encoder: &Config, prototypes: usize) -> Config {
-    let mut cfg = Config {
+    let decoder_blocks = encoder.target_layers.len();
+    let mut other = encoder.other.clone();
+    other.retain(|key, _| !["threshold", "map_range", "training"].contains(&key.as_str()));
+    Config {
         prototypes,
-        decoder_blocks: encoder.target_layers.len(),
+        decoder_blocks,
         decoder_groups: encoder.groups.clone(),
         trained: true,
+        other,
         ..encoder.clone()
-    };
-    ["threshold", "map_range", "training"].iter().for_each(|key| drop(cfg.other.shift_remove(*key)));
-    cfg
+    }
 }
 
 /// Initial weights: linear truncated normal (deviation 0.01, cut at ±0.03), biases 0, LayerNorm 1 and 0, prototypes

@@ -78,7 +78,7 @@ impl Options {
         }
         let batch = self.batch_size.min(images);
         let steps = (images / batch) as u64;
-        let total = self.iterations.unwrap_or((self.epochs * steps).max(self.min_iterations));
+        let total = self.iterations.unwrap_or(self.epochs.saturating_mul(steps).max(self.min_iterations));
         if total == 0 {
             return Err(Error::usage("no iteration to make: give --epochs or --iterations of at least 1"));
         }

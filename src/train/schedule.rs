@@ -1,4 +1,4 @@
-//! The learning rate: linear warm-up from 0, then a cosine down to a tenth (spec section 6).
+//! The learning rate: linear warm-up from 0, then a cosine down to a tenth (docs/spec.md, section 6).
 
 /// Warm-up of the published runs, in iterations.
 pub const WARMUP: u64 = 100;

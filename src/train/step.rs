@@ -1,4 +1,4 @@
-//! One training step: loss, gradients, clipping, update (spec section 6).
+//! One training step: loss, gradients, clipping, update (docs/spec.md, section 6).
 
 use crate::error::{Error, Result};
 use crate::model::encoder::Features;
@@ -43,7 +43,7 @@ pub fn gradients<E: Elem>(
     let loss = loss_cos + GATHER_WEIGHT * g_loss;
     if !loss.is_finite() {
         return Err(Error::NotFinite(format!(
-            "the loss became {loss}: the weights or the pictures hold values that cannot be trained on"
+            "the loss became {loss}: the weights or the pictures hold values that cannot be trained on, or --lr is too high"
         )));
     }
     let dinp = gather_loss::backward(cpu, &head.fused, &head.inp, &head.gather, E::from_f64(GATHER_WEIGHT))?;

@@ -6,6 +6,13 @@ use crate::error::{IoContext, Result};
 use crate::runtime::Tensor;
 use crate::runtime::weights::{RawTensor, WeightFile};
 
+/// Metadata key of the [`checksum`].
+const CHECKSUM: &str = "blake3";
+
+fn checksum(features: &RawTensor) -> String {
+    blake3::hash(&features.bytes).to_hex().to_string()
+}
+
 /// The folder and how much is in it.
 pub struct Disk {
     folder: PathBuf,
@@ -25,11 +32,17 @@ impl Disk {
         self.folder.join(format!("{key}.safetensors"))
     }
 
+    /// Whether there is a file for a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.path(key).exists()
+    }
+
     /// The features of a key, if the file is there and whole; a damaged one counts as missing and is written again.
     pub fn read(&self, key: &str, len: usize) -> Option<Vec<f32>> {
         let file = WeightFile::read(&self.path(key)).ok()?;
-        let f = file.tensors.get("features")?.to_f32().ok()?.data;
-        (f.len() == len).then_some(f)
+        let raw = file.tensors.get("features")?;
+        let whole = *file.metadata.get(CHECKSUM)? == checksum(raw);
+        raw.to_f32().ok().map(|f| f.data).filter(|f| whole && f.len() == len)
     }
 
     /// Keeps the features of a key; one that is larger than the limit is not kept.
@@ -43,7 +56,9 @@ impl Disk {
         }
         let path = self.path(key);
         let mut file = WeightFile { path: path.clone(), ..WeightFile::default() };
-        file.tensors.insert("features".into(), RawTensor::from_f32(&Tensor::new(&[f.len()], f.to_vec())));
+        let raw = RawTensor::from_f32(&Tensor::new(&[f.len()], f.to_vec()));
+        file.metadata.insert(CHECKSUM.into(), checksum(&raw));
+        file.tensors.insert("features".into(), raw);
         file.write(&path)?;
         self.used += size;
         Ok(())
