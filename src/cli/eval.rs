@@ -203,7 +203,10 @@ pub fn test_class(
         let pixels = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
         let mask = match (&class.test[i].mask, &class.test[i].defect) {
             (Some(mask), _) => {
-                let mask = image::decode_mask(mask, &limits)?;
+                let mut mask = image::decode_mask(mask, &limits)?;
+                if class.numbered_masks {
+                    mask.mark_all_kinds();
+                }
                 scaled.fetch_or(mask.scaled, Ordering::Relaxed);
                 Some(image::mask_to_labels(&mask, resize, crop, setting.binarize)?)
             }

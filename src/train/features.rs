@@ -96,7 +96,7 @@ impl<'a> FeatureStore<'a> {
         let off = mode == CacheMode::Off;
         let keep = match mode {
             CacheMode::Ram { limit } => Keep::Ram { left: limit },
-            CacheMode::Disk { folder, limit } => Keep::Disk(Disk::open(&folder, limit)?),
+            CacheMode::Disk { folder, limit } => Keep::Disk(Disk::open(&folder, limit, cpu.tier())?),
             CacheMode::Off => Keep::Off,
         };
         let n = items.len();
