@@ -13,7 +13,7 @@ use inp_former::runtime::weights::RawTensor;
 use inp_former::train::features::{CacheMode, FeatureStore, Item, load_input};
 
 use crate::models;
-use crate::support::{cpu, random};
+use crate::support::{cpu, cpus, random};
 
 /// The tiny encoder on 2 x 2 patches.
 fn model() -> Model {
@@ -89,8 +89,7 @@ fn ram_disk_and_off_give_the_same_bits() {
             encoder::forward(&cpu, &m.encoder, &m.config, &x, &mut |_, _| {}).unwrap().groups
         })
         .collect();
-    let folder = dir.path().join("cache/features");
-    let disk = |limit| CacheMode::Disk { folder: folder.clone(), limit };
+    let disk = |limit: u64| CacheMode::Disk { folder: dir.path().join(format!("cache/{limit}")), limit };
     let modes = [
         (CacheMode::Ram { limit: PLENTY }, 0),
         (CacheMode::Ram { limit: 3 * ITEM + 1 }, 5),
@@ -98,8 +97,8 @@ fn ram_disk_and_off_give_the_same_bits() {
         (CacheMode::Off, 0),
         (disk(PLENTY), 0),
         (disk(PLENTY), 0),
-        (disk(3000), 0),
-        (disk(10), 0),
+        (disk(2 * ITEM), 7),
+        (disk(10), 8),
     ];
     for (mode, not_kept) in modes {
         for workers in [0, 1, 3] {
@@ -209,6 +208,21 @@ fn a_second_run_reads_what_the_first_wrote() {
     store(&cpu, &other, &items[..1], CacheMode::Disk { folder: elsewhere.clone(), limit: PLENTY }, 0);
     std::fs::copy(&files(&elsewhere)[0], &kept[1]).unwrap();
     assert_eq!(store(&cpu, &m, &items, mode, 1).batch(&[0, 1, 2]).unwrap().groups, want);
+}
+
+/// Each instruction tier rounds in its own way.
+#[test]
+fn a_tier_does_not_read_what_another_wrote() {
+    let (m, dir) = (model(), tempfile::tempdir().unwrap());
+    let items = pictures(dir.path(), 1);
+    let mode = CacheMode::Disk { folder: dir.path().join("features"), limit: PLENTY };
+    let mut tiers = std::collections::BTreeSet::new();
+    for cpu in cpus() {
+        tiers.insert(cpu.tier());
+        let got = store(&cpu, &m, &items, mode.clone(), 0).batch(&[0]).unwrap().groups;
+        assert_eq!(got, store(&cpu, &m, &items, CacheMode::Off, 0).batch(&[0]).unwrap().groups);
+        assert_eq!(files(&dir.path().join("features")).len(), tiers.len());
+    }
 }
 
 #[test]
