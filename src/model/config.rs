@@ -163,6 +163,10 @@ impl Config {
         let fits = t.get("zero_shot").and_then(Value::as_bool).unwrap_or(false) == zero_shot;
         t.get("image")?.as_f64().filter(|_| fits).map(|x| x as f32)
     }
+    /// Precision that the threshold was calibrated in, if the file has one.
+    pub fn threshold_precision(&self) -> Option<&str> {
+        self.other.get("threshold")?.get("precision")?.as_str()
+    }
     /// Range of map values that heat maps are drawn on, if the file has one.
     pub fn map_range(&self) -> Option<(f32, f32)> {
         let r = self.other.get("map_range")?;
