@@ -11,8 +11,9 @@ mod score;
 mod trace;
 mod train;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
@@ -116,6 +117,15 @@ impl Place {
 
     fn run(&self, args: &str) -> Ran {
         Ran::new(self.command(args).output().unwrap())
+    }
+
+    /// As [`Place::run`], with `input` on standard input.
+    fn feed(&self, args: &str, input: &str) -> Ran {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Ran::new(child.wait_with_output().unwrap())
     }
 
     /// Trains on `data`, unless `args` name something else.

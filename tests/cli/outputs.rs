@@ -1,9 +1,6 @@
 //! `score --maps` and `--heatmaps`: files and their names; nothing is ever written over anything given.
 
-use std::io::Write;
-use std::process::Stdio;
-
-use super::{Place, Ran, picture, save};
+use super::{Place, picture, save};
 
 const SCORE: &str = "score --model model.safetensors";
 
@@ -74,10 +71,7 @@ fn names_mirror_the_path_below_the_argument() {
             assert_eq!(place.files(&format!("maps{i}")), names, "{args}");
         }
     }
-    let mut command = place.command(&format!("{SCORE} - --maps piped"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"data/nut/test/../test/cut/1.png\n").unwrap();
-    Ran::new(child.wait_with_output().unwrap()).ok();
+    place.feed(&format!("{SCORE} - --maps piped"), "data/nut/test/../test/cut/1.png\n").ok();
     assert_eq!(place.files("piped"), ["data/nut/test/test/cut/1.npy"]);
 }
 

@@ -79,17 +79,13 @@ fn files_folders_patterns_and_standard_input_give_one_result() {
         let same = place.run(&format!("score --model model.safetensors {args}")).ok().records();
         assert_eq!((paths(&same), scores(&same)), (paths(&folder), scores(&folder)), "{args}");
     }
-    let mut command = place.command("score --model model.safetensors -");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"data/nut/test/good/0.png\r\n\ndata/nut/test/good/1.png").unwrap();
-    let same = super::Ran::new(child.wait_with_output().unwrap()).ok().records();
+    let names = "data/nut/test/good/0.png\r\n\ndata/nut/test/good/1.png";
+    let same = place.feed("score --model model.safetensors -", names).ok().records();
     assert_eq!((paths(&same), scores(&same)), (paths(&folder), scores(&folder)));
     // Arguments in their order, also a picture twice.
     let twice = place.run("score --model model.safetensors data/nut/test/good/1.png data/nut/test/good").ok();
     assert_eq!(paths(&twice.records()), [1, 0, 1].map(|i| format!("data/nut/test/good/{i}.png")));
-    let mut command = place.command("score --model model.safetensors -");
-    let ran = super::Ran::new(command.stdin(Stdio::null()).output().unwrap());
-    ran.ended(2, "no pictures were given");
+    place.feed("score --model model.safetensors -", "").ended(2, "no pictures were given");
 }
 
 #[test]
