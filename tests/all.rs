@@ -3,6 +3,7 @@
 mod cli;
 mod data;
 mod eval;
+mod house;
 mod model;
 mod models;
 mod ops;

@@ -23,8 +23,11 @@ pub fn is_image(path: &Path) -> bool {
 /// A decoded picture: `rgb` is `(height, width, 3)` in 8 bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
+    /// Pixels in a row.
     pub width: usize,
+    /// Rows.
     pub height: usize,
+    /// `(height, width, 3)`.
     pub rgb: Vec<u8>,
 }
 

@@ -19,7 +19,8 @@ use half::{bf16, f16};
 use crate::error::{Error, IoContext, Result};
 use crate::runtime::Tensor;
 
-/// Element type of a stored tensor.
+/// Element type of a stored tensor, under its name in the format.
+#[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dtype {
     Bool,
@@ -86,8 +87,11 @@ impl Dtype {
 /// A tensor as it lies in a file: little-endian, row-major, slowest axis first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawTensor {
+    /// Type of an element.
     pub dtype: Dtype,
+    /// Sizes of the axes, slowest first; empty for a scalar.
     pub shape: Vec<usize>,
+    /// As many as shape and type say.
     pub bytes: Vec<u8>,
 }
 
@@ -143,6 +147,7 @@ pub(super) fn byte_len(shape: &[usize], dtype: Dtype) -> Option<usize> {
 pub struct WeightFile {
     /// Where it came from; the label of errors.
     pub path: PathBuf,
+    /// By name.
     pub tensors: BTreeMap<String, RawTensor>,
     /// The strings of `__metadata__`.
     pub metadata: BTreeMap<String, String>,

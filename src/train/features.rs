@@ -20,17 +20,27 @@ use crate::train::features::disk::Disk;
 /// One training sample: a picture, or one of its 22 few-shot views.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
+    /// Picture file.
     pub path: PathBuf,
+    /// One of `views::views`; `None` is the picture itself.
     pub view: Option<usize>,
 }
 
 /// Where features are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CacheMode {
-    /// In memory, up to so many bytes; what does not fit is computed again every time.
-    Ram { limit: u64 },
-    /// In files of this folder, up to so many bytes; the oldest go first.
-    Disk { folder: PathBuf, limit: u64 },
+    /// In memory; what does not fit is computed again every time.
+    Ram {
+        /// Most that may be kept, in bytes.
+        limit: u64,
+    },
+    /// In files; the oldest go first.
+    Disk {
+        /// Made if it is not there.
+        folder: PathBuf,
+        /// Most that the folder may hold, in bytes.
+        limit: u64,
+    },
     /// Nowhere: the encoder runs at every step.
     Off,
 }

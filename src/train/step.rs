@@ -1,4 +1,4 @@
-//! One training step: loss, gradients, clipping, update (spec section 6).
+//! One training step: loss, gradients, clipping, update (docs/spec.md, section 6).
 
 use crate::error::{Error, Result};
 use crate::model::encoder::Features;
@@ -18,7 +18,9 @@ pub struct Gradients<E: Elem> {
     pub loss: f64,
     /// Mean over the groups of `mean_b (1 - cos(flat(a_b), flat(d_b)))`.
     pub loss_cos: f64,
+    /// Coherence loss.
     pub g_loss: f64,
+    /// Gradient of `loss`, soft mining applied.
     pub grads: Trained<E>,
 }
 
@@ -53,7 +55,9 @@ pub fn gradients<E: Elem>(
 /// Optimiser moments of every trained tensor, and the number of updates made.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
+    /// One a tensor, in `Trained::tensors` order.
     pub states: Vec<optimizer::State<f32>>,
+    /// Updates made.
     pub steps: u64,
 }
 

@@ -14,9 +14,13 @@ pub const LABEL_SIDE: usize = 256;
 /// are their indices, as PIL's tensors are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
+    /// Pixels in a row.
     pub width: usize,
+    /// Rows.
     pub height: usize,
+    /// 1 or 3.
     pub channels: usize,
+    /// `(height, width, channels)`.
     pub data: Vec<u8>,
     /// PIL's modes 1 and P, which are resized to the nearest pixel.
     pub nearest: bool,
