@@ -201,7 +201,9 @@ impl Config {
 
 fn check_sizes(resize: usize, crop: usize) -> std::result::Result<(), String> {
     match () {
-        _ if crop == 0 || crop % PATCH != 0 => Err(format!("crop {crop} is not a multiple of {PATCH}")),
+        _ if crop == 0 || !crop.is_multiple_of(PATCH) => {
+            Err(format!("crop {crop} is not a multiple of {PATCH}"))
+        }
         _ if resize < crop => Err(format!("resize {resize} is smaller than crop {crop}")),
         _ if resize > 16384 => Err(format!("resize {resize} is above 16384")),
         _ => Ok(()),
