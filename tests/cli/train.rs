@@ -4,7 +4,7 @@ use inp_former::runtime::weights::WeightFile;
 use inp_former::train::run::Options;
 use serde_json::Value;
 
-use super::{Place, picture, save};
+use super::{Place, Ran, picture, save, training};
 
 /// The metadata of a model file.
 fn metadata(place: &Place, name: &str) -> Value {
@@ -174,4 +174,10 @@ fn backbone_is_embedded_or_the_encoder_of_a_model() {
     }
     assert!(metadata(&place, "model.safetensors")["threshold"].is_object());
     assert!(place.bytes("a") == place.bytes("b"));
+    // A published name stands for a file of that name in $INP_BACKBONES.
+    let name = "dinov2reg_vit_small_14";
+    std::fs::copy(place.path("backbone.safetensors"), place.path(&format!("{name}.safetensors"))).unwrap();
+    let mut command = place.command(&training(&format!("--backbone {name} --iterations 2 --out c")));
+    Ran::new(command.env("INP_BACKBONES", ".").output().unwrap()).ok();
+    assert!(place.bytes("c") == place.bytes("b"));
 }
