@@ -66,7 +66,7 @@ pub fn decode_bytes(label: &Path, bytes: &[u8], limits: &Limits) -> Result<Pictu
 }
 
 /// The bytes of a file that is not larger than the limits allow.
-fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
     if path.is_dir() {
         return Err(Error::file(path, "this is a folder, not a picture"));
     }
