@@ -1,5 +1,6 @@
 //! The one test binary: ops against f64 references, model against goldens, data, metrics, training, the command line.
 
+mod cli;
 mod config;
 mod data;
 mod encoder;

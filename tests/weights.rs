@@ -1,7 +1,7 @@
 //! Weight files and namings: every lie of a header is a sentence, nothing panics, and other readers agree.
 
-mod naming;
-mod pth;
+pub mod naming;
+pub mod pth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -114,6 +114,13 @@ impl Score {
                 if self.zero_shot { "without" } else { "with" }
             ));
         }
+        if let (None, Some(p)) = (self.threshold, scorer.model().config.threshold_precision())
+            && p != "f32"
+        {
+            common.warn(format!(
+                "the model's threshold was calibrated in {p}, and this version computes in f32: calibrate again"
+            ));
+        }
         if self.fail_on_anomaly && scorer.threshold().is_none() {
             return Err(Error::usage(
                 "--fail-on-anomaly needs a threshold: give --threshold, or `calibrate` the model first",

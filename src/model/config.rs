@@ -164,6 +164,10 @@ impl Config {
         let fits = t.get("zero_shot").and_then(Value::as_bool).unwrap_or(false) == zero_shot;
         t.get("image")?.as_f64().filter(|_| fits).map(|x| x as f32)
     }
+    /// Precision that the threshold was calibrated in, if the file has one.
+    pub fn threshold_precision(&self) -> Option<&str> {
+        self.other.get("threshold")?.get("precision")?.as_str()
+    }
     /// Range of map values that heat maps are drawn on, if the file has one.
     pub fn map_range(&self) -> Option<(f32, f32)> {
         let r = self.other.get("map_range")?;
@@ -198,7 +202,9 @@ impl Config {
 
 fn check_sizes(resize: usize, crop: usize) -> std::result::Result<(), String> {
     match () {
-        _ if crop == 0 || crop % PATCH != 0 => Err(format!("crop {crop} is not a multiple of {PATCH}")),
+        _ if crop == 0 || !crop.is_multiple_of(PATCH) => {
+            Err(format!("crop {crop} is not a multiple of {PATCH}"))
+        }
         _ if resize < crop => Err(format!("resize {resize} is smaller than crop {crop}")),
         _ if resize > 16384 => Err(format!("resize {resize} is above 16384")),
         _ => Ok(()),

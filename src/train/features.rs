@@ -200,7 +200,7 @@ impl<'a> FeatureStore<'a> {
     /// Features of the items `batch`, in that order: (B, N, C) for each group.
     pub fn batch(&mut self, batch: &[usize]) -> Result<Features> {
         let mut rows: Vec<Option<Vec<f32>>> =
-            batch.iter().map(|&i| self.ram[i].clone().or_else(|| self.from_disk(i))).collect();
+            batch.iter().map(|&i| self.ram[i].clone().or_else(|| self.on_disk(i))).collect();
         let missing: Vec<usize> = (0..batch.len()).filter(|&b| rows[b].is_none()).collect();
         let jobs: Vec<usize> = missing.iter().map(|&b| batch[b]).collect();
         let (cfg, limits, encoder) = (&self.model.config, &self.limits, &self.encoder);
@@ -249,7 +249,7 @@ impl<'a> FeatureStore<'a> {
             *left -= if fits { need } else { 0 };
             return fits;
         }
-        matches!(self.keep, Keep::Disk(_)) && self.from_disk(i).is_none()
+        matches!(self.keep, Keep::Disk(_)) && self.on_disk(i).is_none()
     }
 
     /// Encodes and keeps what waits.
@@ -269,7 +269,7 @@ impl<'a> FeatureStore<'a> {
         Ok(())
     }
 
-    fn from_disk(&self, i: usize) -> Option<Vec<f32>> {
+    fn on_disk(&self, i: usize) -> Option<Vec<f32>> {
         let Keep::Disk(disk) = &self.keep else { return None };
         disk.read(self.keys[i].as_ref()?, self.item_len())
     }

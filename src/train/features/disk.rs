@@ -41,7 +41,7 @@ impl Disk {
 
     /// The features of a key, if the file is there and whole; a damaged one counts as missing and is written again.
     pub fn read(&self, key: &str, len: usize) -> Option<Vec<f32>> {
-        let file = WeightFile::read(&self.path(key)).ok()?;
+        let file = WeightFile::read(self.path(key)).ok()?;
         let raw = file.tensors.get("features")?;
         let whole = *file.metadata.get(CHECKSUM)? == checksum(raw);
         raw.to_f32().ok().map(|f| f.data).filter(|f| whole && f.len() == len)
