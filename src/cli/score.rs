@@ -13,8 +13,6 @@ use inp_former::engine::score::MAP_SIDE;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::heatmap;
 use inp_former::fs::write_atomic;
-use inp_former::ops::preprocess::{self, ImageView};
-use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -204,8 +202,7 @@ impl Score {
 fn load(path: &Path, resize: usize, crop: usize, keep: bool, limits: &Limits) -> Result<Loaded> {
     let picture = image::decode(path, limits)?;
     let (width, height) = (picture.width, picture.height);
-    let frame = ImageView::rgb(&picture.rgb, width, height)?;
-    let crop = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
+    let crop = picture.crop(resize, crop)?;
     Ok(Loaded { crop, width, height, picture: keep.then_some(picture) })
 }
 

@@ -13,7 +13,7 @@ use crate::data::{prefetch, views};
 use crate::error::{Error, Result};
 use crate::model::encoder::{self, Features};
 use crate::model::{Config, Model};
-use crate::ops::preprocess::{self, ImageView};
+use crate::ops::preprocess;
 use crate::runtime::{Cpu, Tensor};
 use crate::train::features::disk::Disk;
 
@@ -52,9 +52,7 @@ pub fn load_input(path: &Path, cfg: &Config, limits: &Limits) -> Result<Tensor<f
 
 fn input_of(path: &Path, bytes: &[u8], cfg: &Config, limits: &Limits) -> Result<Tensor<f32>> {
     let picture = image::decode_bytes(path, bytes, limits)?;
-    let one = Cpu::new(Some(1))?; // pictures are decoded side by side, one thread each
-    let frame = ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
-    let crop = preprocess::crop_u8(&one, &frame, cfg.resize, cfg.crop)?;
+    let crop = picture.crop(cfg.resize, cfg.crop)?;
     Ok(preprocess::normalise(&crop, cfg.crop, cfg.crop))
 }
 
