@@ -143,8 +143,8 @@ const CLASSES: [Class; 5] = [
         noise: 0.010,
         draw: plate::draw,
         defects: &[
+            defect("arc_strike", (17.0, 23.0), (0.9, 1.0)),
             defect("blocked_hole", (1.0, 1.0), (0.9, 1.0)),
-            defect("dent", (17.0, 23.0), (0.9, 1.0)),
             defect("scratch", (60.0, 90.0), (0.9, 1.0)),
             defect("stain", (16.0, 24.0), (0.8, 1.0)),
         ],

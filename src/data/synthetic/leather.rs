@@ -81,8 +81,8 @@ impl Leather {
         }
         if let Some(l) = &self.cut {
             // Lips turned up and lighter, raw pale fibres on the walls, dark depth between them.
-            let e = l.edge(x, y);
-            let raw = lit([0.80, 0.64, 0.46], 1.0 + 0.35 * noise(s ^ 9, 0.9 * x, 0.9 * y));
+            let e = l.edge(x, y) + 1.2 * noise(s ^ 10, 0.3 * x, 0.3 * y);
+            let raw = lit([0.72, 0.56, 0.39], 1.0 + 0.45 * noise(s ^ 9, 0.9 * x, 0.9 * y));
             c = lit(c, 1.0 + 0.25 * step(2.5, 0.0, e));
             c = blend(c, raw, self.strength * step(0.4, -0.4, e));
             c = blend(c, [0.07, 0.045, 0.035], self.strength * step(-1.8, -2.8, e));

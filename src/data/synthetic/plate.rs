@@ -12,7 +12,7 @@ struct Plate {
     pose: Pose,
     seed: u32,
     blocked: Option<(f32, f32)>,
-    dent: Option<(f32, f32, f32)>,
+    strike: Option<(f32, f32, f32)>,
     scratch: Option<Stroke>,
     stain: Option<Blob>,
     strength: f32,
@@ -23,7 +23,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
         pose,
         seed: rng.seed(),
         blocked: None,
-        dent: None,
+        strike: None,
         scratch: None,
         stain: None,
         strength: 1.0,
@@ -37,7 +37,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
         let at = (cx + r.around(5.0), cy + r.around(5.0));
         match f.kind {
             "blocked_hole" => p.blocked = Some((r.pick(3) as f32 - 1.0, r.pick(3) as f32 - 1.0)),
-            "dent" => p.dent = Some((at.0, at.1, f.size)),
+            "arc_strike" => p.strike = Some((at.0, at.1, f.size)),
             "scratch" => {
                 let angle = r.range(0.4, 2.7);
                 p.scratch = Some(Stroke::new(r, at, angle, f.size, 0.06, 6.0));
@@ -73,14 +73,17 @@ impl Plate {
             k += 0.18 * step(0.9, 0.0, (r - SINK).abs()) * facing(nx, ny);
             open = step(HOLE + 0.4, HOLE - 0.4, r);
         }
-        if let Some((dx, dy, size)) = self.dent {
-            let (p, q) = ((u - dx) / size, (v - dy) / (0.8 * size));
-            let d = hypot(p, q).max(1e-3);
-            // A shallow bowl: its slope is steepest half way out.
-            let slope = 4.0 * d * (1.0 - d).max(0.0);
-            k += self.strength * (0.50 * slope * facing(-p / d, -q / d) - 0.14 * step(1.0, 0.0, d));
-        }
         let mut c = blend(lit([1.0, 0.985, 0.96], k), [k * 0.9, k * 0.95, k], open);
+        if let Some((dx, dy, size)) = self.strike {
+            // A welding arc struck: a bowl with an upset rim, steepest half way out, black scale at its bottom.
+            let (p, q) = ((u - dx) / size, (v - dy) / (0.85 * size));
+            let d = hypot(p, q).max(1e-3) + 0.10 * noise(s ^ 6, 0.15 * u, 0.15 * v);
+            let slope = 4.0 * d * (1.0 - d).max(0.0) * facing(-p / d, -q / d);
+            let rim = step(0.16, 0.0, (d - 1.0).abs()) * (0.5 + 0.5 * facing(p / d, q / d));
+            c = lit(c, 1.0 + self.strength * (0.7 * slope + 0.5 * rim - 0.15 * step(1.0, 0.0, d)));
+            let scale = lit([0.20, 0.17, 0.19], 1.0 + 0.9 * fbm(s ^ 7, 0.25 * u, 0.25 * v));
+            c = blend(c, scale, self.strength * step(0.75, 0.45, d + 0.25 * noise(s ^ 8, 0.2 * u, 0.2 * v)));
+        }
         if self.blocked == Some((i, j)) {
             // A plug of brass swarf fills the hole and part of its countersink.
             let tone = 0.75 + 0.9 * fbm(s ^ 4, 0.3 * u, 0.3 * v);
@@ -96,9 +99,10 @@ impl Plate {
         }
         if let Some(l) = &self.scratch {
             let (e, k) = (l.edge(u, v), (1.0 - open) * self.strength);
-            // Deep enough for a dark bottom between bright burrs.
-            c = blend(c, [0.95, 0.95, 0.93], k * step(1.6, 0.6, e));
-            c = blend(c, [0.12, 0.11, 0.11], k * step(-0.6, -1.6, e));
+            // Deep enough for a dark bottom between bright ragged burrs.
+            let rough = noise(s ^ 9, 0.35 * u, 0.35 * v);
+            c = blend(c, [0.86 + 0.14 * rough; 3], k * step(1.4, 0.2, e + 0.8 * rough));
+            c = blend(c, [0.13, 0.12, 0.11], k * step(-0.6, -1.8, e + 0.6 * rough));
         }
         c
     }
