@@ -119,9 +119,9 @@ const CLASSES: [Class; 5] = [
         noise: 0.010,
         draw: gear::draw,
         defects: &[
-            defect("broken_tooth", (0.7, 1.0), (1.0, 1.0)),
+            defect("broken_tooth", (0.5, 0.8), (1.0, 1.0)),
             defect("gouge", (55.0, 75.0), (0.9, 1.0)),
-            defect("rust", (15.0, 21.0), (0.8, 1.0)),
+            defect("rust", (15.0, 21.0), (0.7, 0.9)),
         ],
     },
     Class {
@@ -143,7 +143,7 @@ const CLASSES: [Class; 5] = [
         noise: 0.010,
         draw: plate::draw,
         defects: &[
-            defect("arc_strike", (17.0, 23.0), (0.9, 1.0)),
+            defect("arc_strike", (16.0, 21.0), (0.9, 1.0)),
             defect("blocked_hole", (1.0, 1.0), (0.9, 1.0)),
             defect("scratch", (60.0, 90.0), (0.9, 1.0)),
             defect("stain", (16.0, 24.0), (0.8, 1.0)),

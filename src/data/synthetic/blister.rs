@@ -12,8 +12,8 @@ const CAPSULE: (f32, f32) = (33.0, 13.0);
 const POCKET: (f32, f32) = (42.0, 23.0);
 const RED: Rgb = [0.74, 0.17, 0.15];
 const CREAM: Rgb = [0.90, 0.86, 0.76];
-/// The shells of another product.
-const OTHER: [Rgb; 2] = [[0.10, 0.30, 0.52], [0.42, 0.66, 0.34]];
+/// The body of another product's capsule.
+const OTHER: Rgb = [0.24, 0.46, 0.28];
 
 enum State {
     Whole,
@@ -104,9 +104,9 @@ impl Pack {
             let end = ((a.abs() - (CAPSULE.0 - CAPSULE.1)) / CAPSULE.1).clamp(0.0, 1.0);
             let round = (1.0 - t * t - end * end).max(0.0).sqrt();
             let other = if let State::Other(k) = state { *k } else { 0.0 };
-            let (body, cap) = (blend(RED, OTHER[0], other), blend(CREAM, OTHER[1], other));
+            let body = blend(RED, OTHER, other);
             let shell =
-                lit(blend(body, cap, step(0.7, 1.3, a)), 1.0 - 0.25 * step(0.9, 0.0, (a - 1.0).abs()));
+                lit(blend(body, CREAM, step(0.7, 1.3, a)), 1.0 - 0.25 * step(0.9, 0.0, (a - 1.0).abs()));
             let gloss = 0.55 * step(0.22, 0.0, (t + 0.42).abs()) * step(1.0, 0.5, a.abs() / CAPSULE.0);
             let body = blend(lit(shell, 0.52 + 0.5 * round), [1.0, 1.0, 1.0], gloss);
             let torn = if let State::Broken(stop) = state { 0.45 * step(stop - 3.5, *stop, a) } else { 0.0 };

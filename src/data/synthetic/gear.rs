@@ -64,9 +64,9 @@ impl Gear {
         }
         if r < RECESS.1 {
             let (c, s) = (0.5, 0.866_025_4);
-            return [(-1.0, 0.0), (c, s), (c, -s)].iter().fold(r - TIP, |d: f32, h| {
-                d.max(HOLES.1 - hypot(x - HOLES.0 * h.0, y - HOLES.0 * h.1))
-            });
+            return [(-1.0, 0.0), (c, s), (c, -s)]
+                .iter()
+                .fold(r - TIP, |d: f32, h| d.max(HOLES.1 - hypot(x - HOLES.0 * h.0, y - HOLES.0 * h.1)));
         }
         let turn = (libm::atan2f(y, x) / TAU + 1.0) * TEETH;
         let tooth = turn.floor();

@@ -75,11 +75,14 @@ impl Plate {
         }
         let mut c = blend(lit([1.0, 0.985, 0.96], k), [k * 0.9, k * 0.95, k], open);
         if let Some((dx, dy, size)) = self.strike {
-            // A welding arc struck: a bowl with an upset rim, steepest half way out, black scale at its bottom.
+            // A welding arc struck: a bowl with an upset rim, steepest half way out, black scale at its
+            // bottom, straw-coloured heat tint around it.
             let (p, q) = ((u - dx) / size, (v - dy) / (0.85 * size));
             let d = hypot(p, q).max(1e-3) + 0.10 * noise(s ^ 6, 0.15 * u, 0.15 * v);
             let slope = 4.0 * d * (1.0 - d).max(0.0) * facing(-p / d, -q / d);
             let rim = step(0.16, 0.0, (d - 1.0).abs()) * (0.5 + 0.5 * facing(p / d, q / d));
+            let tint = [c[0] * 0.80, c[1] * 0.62, c[2] * 0.42];
+            c = blend(c, tint, (1.0 - open) * self.strength * step(1.5, 1.05, d));
             c = lit(c, 1.0 + self.strength * (0.7 * slope + 0.5 * rim - 0.15 * step(1.0, 0.0, d)));
             let scale = lit([0.20, 0.17, 0.19], 1.0 + 0.9 * fbm(s ^ 7, 0.25 * u, 0.25 * v));
             c = blend(c, scale, self.strength * step(0.75, 0.45, d + 0.25 * noise(s ^ 8, 0.2 * u, 0.2 * v)));
