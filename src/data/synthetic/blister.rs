@@ -13,7 +13,7 @@ const POCKET: (f32, f32) = (42.0, 23.0);
 const RED: Rgb = [0.74, 0.17, 0.15];
 const CREAM: Rgb = [0.90, 0.86, 0.76];
 /// The body of another product's capsule.
-const OTHER: Rgb = [0.24, 0.46, 0.28];
+const OTHER: Rgb = [0.80, 0.54, 0.16];
 
 enum State {
     Whole,
