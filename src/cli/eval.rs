@@ -15,7 +15,6 @@ use inp_former::eval::metrics::{self, Mode};
 use inp_former::eval::report::{self, ClassResult};
 use inp_former::fs::write_atomic;
 use inp_former::model::Config;
-use inp_former::ops::preprocess::{self, ImageView};
 use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde_json::{Value, json};
@@ -199,11 +198,13 @@ pub fn test_class(
     let scaled = AtomicBool::new(false);
     let load = |i: usize, path: PathBuf| -> Result<(Vec<u8>, Option<Vec<u8>>)> {
         let picture = image::decode(&path, &limits)?;
-        let frame = ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
-        let pixels = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
+        let pixels = picture.crop(resize, crop)?;
         let mask = match (&class.test[i].mask, &class.test[i].defect) {
             (Some(mask), _) => {
-                let mask = image::decode_mask(mask, &limits)?;
+                let mut mask = image::decode_mask(mask, &limits)?;
+                if class.numbered_masks {
+                    mask.mark_all_kinds();
+                }
                 scaled.fetch_or(mask.scaled, Ordering::Relaxed);
                 Some(image::mask_to_labels(&mask, resize, crop, setting.binarize)?)
             }

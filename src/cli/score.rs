@@ -13,8 +13,6 @@ use inp_former::engine::score::MAP_SIDE;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::heatmap;
 use inp_former::fs::write_atomic;
-use inp_former::ops::preprocess::{self, ImageView};
-use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -114,6 +112,13 @@ impl Score {
                 if self.zero_shot { "without" } else { "with" }
             ));
         }
+        if let (None, Some(p)) = (self.threshold, scorer.model().config.threshold_precision())
+            && p != "f32"
+        {
+            common.warn(format!(
+                "the model's threshold was calibrated in {p}, and this version computes in f32: calibrate again"
+            ));
+        }
         if self.fail_on_anomaly && scorer.threshold().is_none() {
             return Err(Error::usage(
                 "--fail-on-anomaly needs a threshold: give --threshold, or `calibrate` the model first",
@@ -197,8 +202,7 @@ impl Score {
 fn load(path: &Path, resize: usize, crop: usize, keep: bool, limits: &Limits) -> Result<Loaded> {
     let picture = image::decode(path, limits)?;
     let (width, height) = (picture.width, picture.height);
-    let frame = ImageView::rgb(&picture.rgb, width, height)?;
-    let crop = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
+    let crop = picture.crop(resize, crop)?;
     Ok(Loaded { crop, width, height, picture: keep.then_some(picture) })
 }
 

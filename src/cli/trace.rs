@@ -67,7 +67,7 @@ impl Trace {
         let mut put = |name: &str, t: &Tensor| {
             out.tensors.insert(name.to_string(), RawTensor::from_f32(t));
         };
-        let input = self.input(&cpu, &model, &mut put)?;
+        let input = self.input(&model, &mut put)?;
         let features = encoder::forward(&cpu, &model.encoder, &model.config, &input, &mut put)?;
         if model.trained.is_some() {
             activations(&cpu, &model, &features, &input, &mut put)?;
@@ -85,12 +85,11 @@ impl Trace {
         Ok(Done::All)
     }
 
-    fn input(&self, cpu: &Cpu, model: &Model, put: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+    fn input(&self, model: &Model, put: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
         if let Some(path) = &self.image {
             let cfg = &model.config;
             let picture = image::decode(path, &Limits::default())?;
-            let frame = preprocess::ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
-            let crop = preprocess::crop_u8(cpu, &frame, cfg.resize, cfg.crop)?;
+            let crop = picture.crop(cfg.resize, cfg.crop)?;
             let x = cfg.crop;
             put("input_u8", &Tensor::new(&[1, x, x, 3], crop.iter().map(|&b| b as f32).collect()));
             let input = preprocess::normalise(&crop, x, x).reshaped(&[1, 3, x, x]);

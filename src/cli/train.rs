@@ -272,7 +272,8 @@ impl Job<'_> {
             }
         }
         let ckpt = self.options.checkpoint.clone().unwrap_or_else(|| checkpoint_of(self.out));
-        if self.options.resume.is_none() && ckpt.exists() {
+        let same = |other: &PathBuf| other.canonicalize().ok() == ckpt.canonicalize().ok();
+        if ckpt.exists() && !self.options.resume.as_ref().is_some_and(same) {
             return Err(Error::file(
                 &ckpt,
                 "an unfinished run is here; continue it with --resume and this file, or delete it",

@@ -67,7 +67,7 @@ pub struct Sample {
 }
 
 /// One kind of object: good pictures to train on, pictures to test on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Class {
     /// Name, as its folder or list has it.
     pub name: String,
@@ -75,6 +75,10 @@ pub struct Class {
     pub train: Vec<PathBuf>,
     /// Test pictures, sorted by path.
     pub test: Vec<Sample>,
+    /// Masks hold the number of the defect's kind, as VisA's do, and not 0 and 255: see [`Mask::mark_all_kinds`].
+    ///
+    /// [`Mask::mark_all_kinds`]: crate::data::image::Mask::mark_all_kinds
+    pub numbered_masks: bool,
 }
 
 /// A data set's files; nothing is decoded yet.

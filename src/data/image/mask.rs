@@ -28,6 +28,15 @@ pub struct Mask {
     pub scaled: bool,
 }
 
+impl Mask {
+    /// Every value but 0 becomes 255, interpolated from then on: what VisA's own split makes of its masks, whose pixels
+    /// hold the number of the defect's kind (1 to 9).
+    pub fn mark_all_kinds(&mut self) {
+        self.data.iter_mut().for_each(|v| *v = if *v == 0 { 0 } else { 255 });
+        (self.nearest, self.scaled) = (false, false);
+    }
+}
+
 /// Which mask pixels count as defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Binarize {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
-use crate::runtime::Tensor;
 use crate::runtime::weights::{RawTensor, WeightFile};
+use crate::runtime::{Tensor, Tier};
 
 /// Metadata key of the [`checksum`].
 const CHECKSUM: &str = "blake3";
@@ -16,20 +16,22 @@ fn checksum(features: &RawTensor) -> String {
 /// The folder and how much is in it.
 pub struct Disk {
     folder: PathBuf,
+    tier: &'static str,
     limit: u64,
     used: u64,
 }
 
 impl Disk {
-    /// Makes the folder and adds up what it holds.
-    pub fn open(folder: &Path, limit: u64) -> Result<Self> {
+    /// Makes the folder and adds up what it holds. Features of another instruction tier are other bits: they are kept,
+    /// but not read.
+    pub fn open(folder: &Path, limit: u64, tier: Tier) -> Result<Self> {
         std::fs::create_dir_all(folder).at(folder, "make the cache folder")?;
         let used = list(folder)?.iter().map(|f| f.1).sum();
-        Ok(Self { folder: folder.to_path_buf(), limit, used })
+        Ok(Self { folder: folder.to_path_buf(), tier: tier.name(), limit, used })
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{key}.safetensors"))
+        self.folder.join(format!("{key}-{}-{}.safetensors", self.tier, env!("CARGO_PKG_VERSION")))
     }
 
     /// Whether there is a file for a key.
@@ -39,7 +41,7 @@ impl Disk {
 
     /// The features of a key, if the file is there and whole; a damaged one counts as missing and is written again.
     pub fn read(&self, key: &str, len: usize) -> Option<Vec<f32>> {
-        let file = WeightFile::read(&self.path(key)).ok()?;
+        let file = WeightFile::read(self.path(key)).ok()?;
         let raw = file.tensors.get("features")?;
         let whole = *file.metadata.get(CHECKSUM)? == checksum(raw);
         raw.to_f32().ok().map(|f| f.data).filter(|f| whole && f.len() == len)
