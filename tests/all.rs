@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod data;
 mod encoder;
+mod engine;
 mod eval;
 mod features;
 mod files;

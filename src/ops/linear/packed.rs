@@ -158,18 +158,13 @@ impl Kernel<f32> for Task<'_> {
                 [] => Start::Zero,
                 bias => Start::Bias(&bias[j..j + cols]),
             };
-            let product = |a: Input, b: Panels, start: Start<f32>| {
-                let rows = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: a.ld };
-                let b_panel = b.data[panel * b.stride * self.nr..].as_ptr();
-                // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
-                unsafe {
-                    let c = self.out.0.add(i0 * self.ldc + j);
-                    micro::block(s, [m, cols, b.k], rows, b_panel, c, self.ldc, start)
+            // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
+            unsafe {
+                let c = self.out.0.add(i0 * self.ldc + j);
+                product(s, [m, cols, self.nr], self.a, i0, self.b, panel, c, self.ldc, start);
+                if let Some((a, b)) = self.tail {
+                    product(s, [m, cols, self.nr], a, i0, b, panel, c, self.ldc, Start::Add);
                 }
-            };
-            product(self.a, self.b, start);
-            if let Some((a, b)) = self.tail {
-                product(a, b, Start::Add);
             }
             for i in i0..i0 + m {
                 // SAFETY: as above; `sum` has the rows and columns of C.
@@ -194,6 +189,28 @@ impl Kernel<f32> for Task<'_> {
             }
         }
     }
+}
+
+/// Rows `i0..i0 + m` of A times one panel of B. A function and not a closure: it must be inlined at both its calls.
+///
+/// SAFETY: as [`micro::block`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn product<S: Simd<E = f32>>(
+    s: S,
+    [m, cols, nr]: [usize; 3],
+    a: Input,
+    i0: usize,
+    b: Panels,
+    panel: usize,
+    c: *mut f32,
+    ldc: usize,
+    start: Start<f32>,
+) {
+    let rows = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: a.ld };
+    let b_panel = b.data[panel * b.stride * nr..].as_ptr();
+    // SAFETY: the caller's.
+    unsafe { micro::block(s, [m, cols, b.k], rows, b_panel, c, ldc, start) }
 }
 
 /// Rows and columns of the register tile of `cpu`'s tier.
