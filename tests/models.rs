@@ -15,6 +15,7 @@ pub fn config(name: &str) -> Config {
         "tiny518" => (64, 2, 6, vec![1, 2, 3, 4], 518),
         "mini" => (128, 2, 6, vec![1, 2, 3, 4], 112),
         "small252" => (384, 6, 12, (2..10).collect(), 252),
+        "small392" => (384, 6, 12, (2..10).collect(), 392),
         _ => panic!("no golden model {name}"),
     };
     let half = layers.len() / 2;
