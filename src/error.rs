@@ -1,8 +1,10 @@
 //! One error type for the library: each variant says what went wrong, where, and what to do.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Everything that can go wrong, as sentences a user can act on.
+/// Everything that can go wrong, as sentences a user can act on. The fields are the words of each sentence.
+#[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tensor that an op was given does not have the shape it needs.
@@ -54,6 +56,14 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for std::io::Result<T> {
     fn at(self, path: impl AsRef<Path>, what: &str) -> Result<T> {
-        self.map_err(|e| Error::file(path, format!("cannot {what}: {e}")))
+        self.map_err(|e| {
+            let why = match e.kind() {
+                ErrorKind::NotFound => "it does not exist; check the path".to_string(),
+                ErrorKind::PermissionDenied => "no permission; check who owns it".to_string(),
+                ErrorKind::StorageFull => "the disk is full; free some space or write elsewhere".to_string(),
+                _ => e.to_string(),
+            };
+            Error::file(path, format!("cannot {what}: {why}"))
+        })
     }
 }

@@ -3,6 +3,8 @@
 //! Luo et al., "Exploring Intrinsic Normal Prototypes within a Single Image for Universal Anomaly Detection",
 //! CVPR 2025. `model` says what the paper says in plain ops; `engine` scores images; `train` trains; `eval` measures.
 
+#![warn(missing_docs)]
+
 pub mod data;
 pub mod engine;
 pub mod error;

@@ -1,6 +1,5 @@
-//! Metrics against goldens and brute force; reports; pictures; files that are whole or not there.
+//! Metrics against goldens and brute force; reports; pictures.
 
-mod files;
 mod heatmap;
 mod metrics;
 mod report;

@@ -9,7 +9,7 @@ use inp_former::runtime::{Cpu, Tensor};
 use inp_former::train::step;
 
 use crate::models::{self, model};
-use crate::support::{close, cpus, golden, golden_input, random64, read_f32};
+use crate::support::{close, cpus, golden, golden_input, golden_or_part, random64, read_f32};
 
 /// Every activation of one forward, by its name in `trace`.
 fn activations(name: &str, input: &Tensor) -> BTreeMap<String, Tensor> {
@@ -57,7 +57,7 @@ fn channels_first(t: &Tensor) -> Tensor {
 }
 
 fn against_golden(name: &str, file: &str, batch: usize, tol: f64, at_least: usize) {
-    let Some(path) = golden(file) else { return };
+    let Some(path) = golden_or_part(file, &format!("{name}/small_forward.safetensors")) else { return };
     let want = read_f32(&path);
     let x = models::config(name).crop;
     let got = activations(name, &golden_input(name, batch, x, x));
@@ -73,7 +73,7 @@ fn against_golden(name: &str, file: &str, batch: usize, tol: f64, at_least: usiz
 
 #[test]
 fn tiny_equals_the_published_activations() {
-    against_golden("tiny", "tiny/forward.safetensors", 2, 5e-5, 24);
+    against_golden("tiny", "tiny/forward.safetensors", 2, 5e-5, 20);
 }
 
 #[test]
@@ -93,7 +93,8 @@ fn small252_equals_the_published_outputs() {
 
 /// Loss, gradients and their norm of one batch.
 fn gradients_against_golden(name: &str) {
-    let Some(path) = golden(&format!("{name}/train_step1.safetensors")) else { return };
+    let full = format!("{name}/train_step1.safetensors");
+    let Some(path) = golden_or_part(&full, &format!("{name}/small_gradients.safetensors")) else { return };
     let want = read_f32(&path);
     let (cpu, m) = (Cpu::new(None).unwrap(), model(name));
     let x = golden_input(name, 2, 112, 112);
@@ -191,4 +192,33 @@ fn a_picture_has_the_same_bits_alone_in_any_batch_and_on_any_threads() {
             assert_eq!(alone.data, one.slab(i), "position {i} on {}", pair[0].tier().name());
         }
     }
+}
+
+/// Mean, deviation and largest absolute value of every activation of the real model sizes at 392 px.
+fn statistics_equal_the_published(name: &str) {
+    let Some(meta) = golden("meta.json") else { return };
+    let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
+    let got = activations(name, &golden_input(name, 1, 392, 392));
+    let mut compared = 0;
+    for (key, want) in meta[format!("{name}_stats")].as_object().unwrap() {
+        let Some(t) = got.get(key).filter(|t| t.len() > 1) else { continue };
+        let n = t.len() as f64;
+        let mean = t.data.iter().map(|x| *x as f64).sum::<f64>() / n;
+        let var = t.data.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let top = t.data.iter().fold(0.0f64, |m, x| m.max((*x as f64).abs()));
+        let want: Vec<f64> = want.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        close(&format!("{name} {key}"), &[mean, var.sqrt(), top], &want, 5e-5);
+        compared += 1;
+    }
+    assert!(compared >= 20, "only {compared} of the published statistics compared");
+}
+
+#[test]
+fn small392_has_the_published_statistics() {
+    statistics_equal_the_published("small392");
+}
+
+#[test]
+fn base392_has_the_published_statistics() {
+    statistics_equal_the_published("base392");
 }

@@ -10,7 +10,7 @@ use inp_former::train::schedule::Schedule;
 use inp_former::train::step::{self, Optimizer};
 
 use crate::models::model;
-use crate::support::{close, golden, golden_input, read_f32};
+use crate::support::{close, golden_input, golden_or_part, read_f32};
 
 fn features(cpu: &Cpu, m: &Model, tag: &str) -> Features {
     encoder::forward(cpu, &m.encoder, &m.config, &golden_input(tag, 2, 112, 112), &mut |_, _| {}).unwrap()
@@ -36,9 +36,9 @@ fn drift(cfg: &Config, k: u64, ours: &Trained, start: &Trained, golden: &Path) -
 
 /// Ten steps on one batch along the published schedule.
 fn follows(name: &str, file: &str, meta: &str, log: &str, schedule: Schedule) {
-    let (Some(path), Some(meta)) = (golden(&format!("{name}/{file}.safetensors")), golden(meta)) else {
-        return;
-    };
+    let part = |what: &str| format!("{name}/small_{what}");
+    let steps = golden_or_part(&format!("{name}/{file}.safetensors"), &part(&format!("{log}.safetensors")));
+    let (Some(path), Some(meta)) = (steps, golden_or_part(meta, &part("meta.json"))) else { return };
     let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
     let (cpu, m) = (Cpu::new(None).unwrap(), model(name));
     let features = features(&cpu, &m, name);

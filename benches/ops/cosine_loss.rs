@@ -1,31 +1,23 @@
-//! `cosine_loss`: one group of the base model, the scored distance of one image and a training batch both ways.
+//! `cosine_loss`: one group of ViT-B, the scored distance of one picture and a training batch both ways.
 
-use std::hint::black_box;
+use inp_former::ops::cosine_loss::{backward, distance, forward};
 
-use criterion::{Criterion, Throughput};
-use inp_former::ops::cosine_loss;
-use inp_former::runtime::{Cpu, Tensor};
+use crate::peak::{Work, cpus, time};
+use crate::support::{close, image, random};
 
-pub fn all(c: &mut Criterion) {
-    let cpu = Cpu::new(None).unwrap();
-    let full = |batch: usize, x: f32| Tensor::new(&[batch, 784, 768], vec![x; batch * 784 * 768]);
-    let bytes = |arrays: u64, batch: u64| Throughput::Bytes(arrays * 4 * batch * 784 * 768);
-    let mut g = c.benchmark_group("cosine_loss");
-    g.sample_size(10);
-    let (a, d) = (full(1, 0.5), full(1, 0.25));
-    g.throughput(bytes(2, 1));
-    g.bench_function("distance/1x784x768", |b| {
-        b.iter(|| cosine_loss::distance(&cpu, black_box(&a), &d).unwrap())
-    });
-    let (a, d) = (full(16, 0.5), full(16, 0.25));
-    g.throughput(bytes(2, 16));
-    g.bench_function("forward/16x784x768", |b| {
-        b.iter(|| cosine_loss::forward(&cpu, black_box(&a), &d).unwrap())
-    });
-    let saved = cosine_loss::forward(&cpu, &a, &d).unwrap();
-    g.throughput(bytes(3, 16));
-    g.bench_function("backward/16x784x768", |b| {
-        b.iter(|| cosine_loss::backward(&cpu, black_box(&a), &d, &saved, 0.5).unwrap())
-    });
-    g.finish();
+pub fn all(c: &mut criterion::Criterion) {
+    let (a, d) = (random("a", &[16, 784, 768]), random("d", &[16, 784, 768]));
+    let (a1, d1) = (image(&a, 0), image(&d, 0));
+    let bytes = 4.0 * a1.len() as f64;
+    for cpu in cpus() {
+        let want = distance(&cpu, &a1.cast::<f64>(), &d1.cast()).unwrap();
+        let saved = forward(&cpu, &a, &d).unwrap();
+        close("distance", saved.dist.slab(0), &want.data, 1e-5);
+        let mut run = |case: &str, arrays: f64, f: &dyn Fn()| {
+            time(c, "cosine_loss", case, &cpu, Work::Bytes(arrays * bytes), f);
+        };
+        run("distance/1x784x768", 2.0, &|| drop(distance(&cpu, &a1, &d1).unwrap()));
+        run("forward/16x784x768", 32.0, &|| drop(forward(&cpu, &a, &d).unwrap()));
+        run("backward/16x784x768", 48.0, &|| drop(backward(&cpu, &a, &d, &saved, 0.5).unwrap()));
+    }
 }

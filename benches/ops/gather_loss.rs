@@ -1,27 +1,23 @@
-//! `gather_loss`: six prototypes of the base model, one image forward, a training batch both ways.
+//! `gather_loss`: six prototypes of ViT-B, one picture forward, a training batch both ways.
 
-use std::hint::black_box;
+use inp_former::ops::gather_loss::{backward, forward};
 
-use criterion::{Criterion, Throughput};
-use inp_former::ops::gather_loss;
-use inp_former::runtime::{Cpu, Tensor};
+use crate::peak::{Work, cpus, time};
+use crate::support::{close, image, random};
 
-pub fn all(c: &mut Criterion) {
-    let cpu = Cpu::new(None).unwrap();
-    let full = |shape: &[usize]| Tensor::new(shape, vec![0.1f32; shape.iter().product()]);
-    let mut g = c.benchmark_group("gather_loss");
-    g.sample_size(10);
-    for batch in [1, 16] {
-        let (f, inp) = (full(&[batch, 784, 768]), full(&[batch, 6, 768]));
-        g.throughput(Throughput::Bytes(4 * batch as u64 * 784 * 768));
-        g.bench_function(format!("forward/{batch}x784x768"), |b| {
-            b.iter(|| gather_loss::forward(&cpu, black_box(&f), &inp).unwrap())
-        });
+pub fn all(c: &mut criterion::Criterion) {
+    let (f, inp) = (random("f", &[16, 784, 768]), random("inp", &[16, 6, 768]));
+    let (f1, inp1) = (image(&f, 0), image(&inp, 0));
+    let bytes = 4.0 * f1.len() as f64;
+    for cpu in cpus() {
+        let want = forward(&cpu, &f1.cast::<f64>(), &inp1.cast()).unwrap();
+        let saved = forward(&cpu, &f, &inp).unwrap();
+        close("distance", saved.dist.slab(0), &want.dist.data, 1e-5);
+        let mut run = |case: &str, images: f64, g: &dyn Fn()| {
+            time(c, "gather_loss", case, &cpu, Work::Bytes(images * bytes), g);
+        };
+        run("forward/1x784x768", 1.0, &|| drop(forward(&cpu, &f1, &inp1).unwrap()));
+        run("forward/16x784x768", 16.0, &|| drop(forward(&cpu, &f, &inp).unwrap()));
+        run("backward/16x784x768", 16.0, &|| drop(backward(&cpu, &f, &inp, &saved, 0.2).unwrap()));
     }
-    let (f, inp) = (full(&[16, 784, 768]), full(&[16, 6, 768]));
-    let saved = gather_loss::forward(&cpu, &f, &inp).unwrap();
-    g.bench_function("backward/16x784x768", |b| {
-        b.iter(|| gather_loss::backward(&cpu, black_box(&f), &inp, &saved, 0.2).unwrap())
-    });
-    g.finish();
 }

@@ -1,32 +1,28 @@
-//! `inp_attention`: the base model's decoder attention over 28 x 28 tokens, one image forward, a batch of 16 both ways.
+//! `inp_attention`: ViT-B's decoder attention over 28 x 28 tokens, one picture forward, a batch of 16 both ways.
 
-use std::hint::black_box;
+use inp_former::ops::inp_attention::{backward, forward};
 
-use criterion::{Criterion, Throughput};
-use inp_former::ops::inp_attention;
-use inp_former::runtime::{Cpu, Tensor};
+use crate::peak::{Work, cpus, time};
+use crate::support::{close, image, random};
 
-pub fn all(c: &mut Criterion) {
-    let cpu = Cpu::new(None).unwrap();
-    let full = |shape: &[usize]| Tensor::new(shape, vec![0.1f32; shape.iter().product()]);
-    let scale = full(&[12, 1, 1]);
-    let mut g = c.benchmark_group("inp_attention");
-    g.sample_size(10);
-    for batch in [1, 16] {
-        let (q, kv) = (full(&[batch, 784, 768]), full(&[batch, 6, 1536]));
-        g.throughput(Throughput::Elements(batch as u64 * 4 * 6 * 784 * 768));
-        g.bench_function(format!("forward/{batch}x784x768"), |b| {
-            b.iter(|| inp_attention::forward(&cpu, black_box(&q), &kv, &scale, 12).unwrap())
+pub fn all(c: &mut criterion::Criterion) {
+    let (q, kv, scale) =
+        (random("q", &[16, 784, 768]), random("kv", &[16, 6, 1536]), random("scale", &[12, 1, 1]));
+    let (q1, kv1, dout) = (image(&q, 0), image(&kv, 0), random("dout", &[16, 784, 768]));
+    // Similarities and the sum of the values.
+    let flop = (4 * 6 * 784 * 768) as f64;
+    for cpu in cpus() {
+        let (want, _) = forward(&cpu, &q1.cast::<f64>(), &kv1.cast(), &scale.cast(), 12).unwrap();
+        let (y, saved) = forward(&cpu, &q, &kv, &scale, 12).unwrap();
+        close("inp_attention", y.slab(0), &want.data, 1e-5);
+        let mut run = |case: &str, flop: f64, f: &mut dyn FnMut()| {
+            time(c, "inp_attention", case, &cpu, Work::Flop(flop), f);
+        };
+        run("forward/1x784x768", flop, &mut || drop(forward(&cpu, &q1, &kv1, &scale, 12).unwrap()));
+        run("forward/16x784x768", 16.0 * flop, &mut || drop(forward(&cpu, &q, &kv, &scale, 12).unwrap()));
+        let mut ds = scale.zeros_like();
+        run("backward/16x784x768", 32.0 * flop, &mut || {
+            drop(backward(&cpu, &dout, &q, &kv, &scale, &saved, &mut ds, 12).unwrap())
         });
     }
-    let (q, kv, dout) = (full(&[16, 784, 768]), full(&[16, 6, 1536]), full(&[16, 784, 768]));
-    let (_, saved) = inp_attention::forward(&cpu, &q, &kv, &scale, 12).unwrap();
-    let mut ds = scale.zeros_like();
-    g.throughput(Throughput::Elements(16 * 8 * 6 * 784 * 768));
-    g.bench_function("backward/16x784x768", |b| {
-        b.iter(|| {
-            inp_attention::backward(&cpu, black_box(&dout), &q, &kv, &scale, &saved, &mut ds, 12).unwrap()
-        })
-    });
-    g.finish();
 }

@@ -1,28 +1,27 @@
-//! `inp_extract`: the base model's prototypes over 28 x 28 tokens, one image forward, a batch of 16 both ways.
+//! `inp_extract`: ViT-B's prototypes over 28 x 28 tokens, one picture forward, a batch of 16 both ways.
 
-use std::hint::black_box;
+use inp_former::ops::inp_extract::{backward, forward};
 
-use criterion::{Criterion, Throughput};
-use inp_former::ops::inp_extract;
-use inp_former::runtime::{Cpu, Tensor};
+use crate::peak::{Work, cpus, time};
+use crate::support::{close, image, random};
 
-pub fn all(c: &mut Criterion) {
-    let cpu = Cpu::new(None).unwrap();
-    let full = |shape: &[usize]| Tensor::new(shape, vec![0.1f32; shape.iter().product()]);
-    let mut g = c.benchmark_group("inp_extract");
-    g.sample_size(10);
-    for batch in [1, 16] {
-        let (q, kv) = (full(&[6, 768]), full(&[batch, 784, 1536]));
-        g.throughput(Throughput::Elements(batch as u64 * 4 * 6 * 784 * 768));
-        g.bench_function(format!("forward/{batch}x784x768"), |b| {
-            b.iter(|| inp_extract::forward(&cpu, black_box(&q), &kv, 12).unwrap())
+pub fn all(c: &mut criterion::Criterion) {
+    let (q, kv, dout) =
+        (random("q", &[6, 768]), random("kv", &[16, 784, 1536]), random("dout", &[16, 6, 768]));
+    let kv1 = image(&kv, 0);
+    // Scores and the sum of the values.
+    let flop = (4 * 6 * 784 * 768) as f64;
+    for cpu in cpus() {
+        let (want, _) = forward(&cpu, &q.cast::<f64>(), &kv1.cast(), 12).unwrap();
+        let (y, probs) = forward(&cpu, &q, &kv, 12).unwrap();
+        close("inp_extract", y.slab(0), &want.data, 1e-5);
+        let mut run = |case: &str, flop: f64, f: &dyn Fn()| {
+            time(c, "inp_extract", case, &cpu, Work::Flop(flop), f);
+        };
+        run("forward/1x784x768", flop, &|| drop(forward(&cpu, &q, &kv1, 12).unwrap()));
+        run("forward/16x784x768", 16.0 * flop, &|| drop(forward(&cpu, &q, &kv, 12).unwrap()));
+        run("backward/16x784x768", 32.0 * flop, &|| {
+            drop(backward(&cpu, &dout, &q, &kv, &probs, 12).unwrap())
         });
     }
-    let (q, kv, dout) = (full(&[6, 768]), full(&[16, 784, 1536]), full(&[16, 6, 768]));
-    let (_, probs) = inp_extract::forward(&cpu, &q, &kv, 12).unwrap();
-    g.throughput(Throughput::Elements(16 * 8 * 6 * 784 * 768));
-    g.bench_function("backward/16x784x768", |b| {
-        b.iter(|| inp_extract::backward(&cpu, black_box(&dout), &q, &kv, &probs, 12).unwrap())
-    });
-    g.finish();
 }

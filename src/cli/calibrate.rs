@@ -49,7 +49,7 @@ impl Calibrate {
             .into_iter()
             .map(|i| inp_former::data::dataset::Sample { path: i.path, defect: None, mask: None })
             .collect();
-        let class = Class { name: "calibrating".into(), train: Vec::new(), test };
+        let class = Class { name: "calibrating".into(), test, ..Class::default() };
         let workers = common.workers(self.workers, &cpu);
         let setting = Setting { mode: Mode::Exact, binarize: Binarize::Half, workers };
         let (tested, failed) = test_class(common, &mut scorer, &class, &setting)?;

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueEnum};
 use inp_former::data::dataset::{Class, Dataset};
@@ -14,13 +15,12 @@ use inp_former::eval::metrics::{self, Mode};
 use inp_former::eval::report::{self, ClassResult};
 use inp_former::fs::write_atomic;
 use inp_former::model::Config;
-use inp_former::ops::preprocess::{self, ImageView};
 use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde_json::{Value, json};
 
 use super::score::about;
-use super::{Common, DatasetKind, Done, print};
+use super::{Common, DatasetKind, Done, gallery, inputs, print};
 
 #[derive(Args)]
 pub struct Eval {
@@ -42,6 +42,9 @@ pub struct Eval {
     /// Write the metrics as CSV
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Write a page with the metrics, score histograms and a contact sheet
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// All distinct thresholds, or what the published evaluation runs (200 steps)
     #[arg(long, default_value = "exact")]
     metrics: Mode,
@@ -80,20 +83,30 @@ impl Eval {
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
         let (mode, binarize) = (self.metrics, self.gt_binarize);
         let setting = Setting { mode, binarize, workers: common.workers(self.workers, &cpu) };
+        for path in [&self.json, &self.csv, &self.report].into_iter().flatten() {
+            inputs::make_parent(path)?;
+        }
         let one_each = self.model.is_dir();
+        let model_of = |class: &Class| self.model.join(format!("{}.safetensors", class.name));
+        if one_each && let Some(lacking) = data.classes.iter().map(model_of).find(|m| !m.exists()) {
+            return Err(Error::file(
+                lacking,
+                "there is no model of this class; train it, or choose --classes",
+            ));
+        }
         let open = |path: &Path| -> Result<Scorer> {
             let options = Options { zero_shot: self.zero_shot, ..Options::default() };
             Scorer::new(Arc::new(common.model(path)?), cpu.clone(), &options)
         };
         let mut scorer = if one_each { None } else { Some(open(&self.model)?) };
-        let (mut results, mut failures) = (Vec::new(), 0);
+        let (mut results, mut failures, mut kept) = (Vec::new(), 0, Vec::new());
         for class in &data.classes {
             if class.test.is_empty() {
                 common.warn(format!("{}: no test pictures, skipped", class.name));
                 continue;
             }
             if one_each {
-                scorer = Some(open(&self.model.join(format!("{}.safetensors", class.name)))?);
+                scorer = Some(open(&model_of(class))?);
             }
             let scorer = scorer.as_mut().expect("opened above");
             let (tested, failed) = test_class(common, scorer, class, &setting)?;
@@ -103,6 +116,9 @@ impl Eval {
                 continue;
             }
             results.push(measure(&cpu, &class.name, &tested, mode)?);
+            if self.report.is_some() {
+                kept.push((class.name.clone(), tested));
+            }
         }
         if results.is_empty() {
             return Err(Error::dataset(&self.data, "no class could be evaluated"));
@@ -110,13 +126,28 @@ impl Eval {
         let scorer = scorer.expect("a class was evaluated");
         let settings = self.settings(scorer.model().config.clone(), &data);
         show(&results, &settings)?;
+        if let Some(path) = &self.report {
+            let shown: Vec<_> =
+                kept.iter().flat_map(|(name, tested)| gallery::choose(name, tested)).collect();
+            let scale = super::score::scale(None, &scorer);
+            let sheet = gallery::sheet("evaluation", &shown, scorer.model(), scale)?;
+            gallery::page(
+                "inp-former evaluation",
+                &settings,
+                &results,
+                &kept,
+                &sheet,
+                scorer.threshold(),
+                path,
+            )?;
+        }
         write_results(&results, settings, self.json.as_deref(), self.csv.as_deref())?;
         Ok(if failures > 0 { Done::SomeFailed } else { Done::All })
     }
 
     fn settings(&self, cfg: Config, data: &Dataset) -> Value {
         json!({
-            "model": self.model, "data": self.data, "dataset": data.layout.name(),
+            "model": self.model.display().to_string(), "data": self.data.display().to_string(), "dataset": data.layout.name(),
             "metrics": name(&self.metrics),
             "gt_binarize": name(&self.gt_binarize),
             "zero_shot": self.zero_shot, "resize": cfg.resize, "crop": cfg.crop, "precision": "f32",
@@ -164,13 +195,17 @@ pub fn test_class(
     let cfg = scorer.model().config.clone();
     let (resize, crop) = (cfg.resize, cfg.crop);
     let limits = Limits::default();
+    let scaled = AtomicBool::new(false);
     let load = |i: usize, path: PathBuf| -> Result<(Vec<u8>, Option<Vec<u8>>)> {
         let picture = image::decode(&path, &limits)?;
-        let frame = ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
-        let pixels = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
+        let pixels = picture.crop(resize, crop)?;
         let mask = match (&class.test[i].mask, &class.test[i].defect) {
             (Some(mask), _) => {
-                let mask = image::decode_mask(mask, &limits)?;
+                let mut mask = image::decode_mask(mask, &limits)?;
+                if class.numbered_masks {
+                    mask.mark_all_kinds();
+                }
+                scaled.fetch_or(mask.scaled, Ordering::Relaxed);
                 Some(image::mask_to_labels(&mask, resize, crop, setting.binarize)?)
             }
             (None, None) => Some(vec![0; MAP_SIDE * MAP_SIDE]),
@@ -208,6 +243,9 @@ pub fn test_class(
         Ok::<(), Error>(())
     })?;
     bar.finish_and_clear();
+    if scaled.into_inner() {
+        common.note(format!("note: {}: masks whose largest value is 1 were scaled to 255", class.name));
+    }
     Ok((tested, failed))
 }
 

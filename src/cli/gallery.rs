@@ -9,8 +9,6 @@ use inp_former::eval::heatmap::{self, Rgb, Sheet, SheetRow, contact_sheet};
 use inp_former::eval::report::{self, ClassResult, Page, Picture, Scores};
 use inp_former::fs::write_atomic;
 use inp_former::model::Model;
-use inp_former::ops::preprocess::{self, ImageView};
-use inp_former::runtime::Cpu;
 use serde_json::Value;
 
 use super::eval::Tested;
@@ -36,11 +34,10 @@ pub fn choose<'a>(class: &str, tested: &'a [Tested]) -> Vec<Shown<'a>> {
 
 /// The sheet: what the model saw, its map over it, the true defect.
 pub fn sheet(title: &str, shown: &[Shown], model: &Model, scale: (f32, f32)) -> Result<Rgb> {
-    let (cpu, cfg) = (Cpu::new(Some(1))?, &model.config);
+    let cfg = &model.config;
     let seen = |s: &Shown| -> Result<Rgb> {
         let p = image::decode(&s.tested.path, &Limits::default())?;
-        let frame = ImageView::rgb(&p.rgb, p.width, p.height)?;
-        Rgb::new(cfg.crop, cfg.crop, preprocess::crop_u8(&cpu, &frame, cfg.resize, cfg.crop)?)
+        Rgb::new(cfg.crop, cfg.crop, p.crop(cfg.resize, cfg.crop)?)
     };
     let pictures: Vec<Rgb> = shown.iter().map(seen).collect::<Result<_>>()?;
     let rows: Vec<SheetRow> = shown

@@ -1,6 +1,6 @@
 //! The pictures a command is given: files, folders, globs, names on standard input.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::BufRead;
 use std::path::{Component, Path, PathBuf};
 
@@ -49,7 +49,7 @@ pub fn expand(args: &[String]) -> Result<Vec<Input>> {
                 .collect();
             let before = all.len();
             for found in paths.flatten().filter(|p| p.is_file() && is_image(p)) {
-                let name = found.strip_prefix(&fixed).unwrap_or(&found).to_path_buf();
+                let name = found.strip_prefix(&fixed).map_or_else(|_| relative(&found), Path::to_path_buf);
                 all.push(Input { path: found, name });
             }
             if all.len() == before {
@@ -63,10 +63,12 @@ pub fn expand(args: &[String]) -> Result<Vec<Input>> {
     Ok(all)
 }
 
-/// Where each input's output goes: `folder/name.extension`. Two inputs with one output are an error before any work.
+/// Where each input's output goes: `folder/name.extension`. Two inputs with one output, and an output that would
+/// replace an input, are an error before any work.
 pub fn outputs(folder: &Path, inputs: &[Input], extension: &str) -> Result<Vec<PathBuf>> {
     let mut taken: HashMap<PathBuf, &Path> = HashMap::new();
     let mut all = Vec::with_capacity(inputs.len());
+    let sources: HashSet<PathBuf> = inputs.iter().filter_map(|i| i.path.canonicalize().ok()).collect();
     for input in inputs {
         let out = folder.join(&input.name).with_extension(extension);
         if let Some(other) = taken.insert(out.clone(), &input.path) {
@@ -76,6 +78,10 @@ pub fn outputs(folder: &Path, inputs: &[Input], extension: &str) -> Result<Vec<P
                 input.path.display(),
                 out.display()
             )));
+        }
+        if out.canonicalize().is_ok_and(|out| sources.contains(&out)) {
+            let what = "this is one of the pictures to score, and would be replaced; choose another folder";
+            return Err(Error::file(out, what));
         }
         all.push(out);
     }

@@ -13,8 +13,6 @@ use inp_former::engine::score::MAP_SIDE;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::heatmap;
 use inp_former::fs::write_atomic;
-use inp_former::ops::preprocess::{self, ImageView};
-use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -107,6 +105,20 @@ impl Score {
         let model = common.model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, threshold: self.threshold, ..Options::default() };
         let mut scorer = Scorer::new(Arc::new(model), cpu.clone(), &options)?;
+        if scorer.threshold().is_none() && scorer.model().config.threshold(!self.zero_shot).is_some() {
+            common.warn(format!(
+                "the model's threshold was calibrated {} --zero-shot and is not used; calibrate again, or give \
+                 --threshold",
+                if self.zero_shot { "without" } else { "with" }
+            ));
+        }
+        if let (None, Some(p)) = (self.threshold, scorer.model().config.threshold_precision())
+            && p != "f32"
+        {
+            common.warn(format!(
+                "the model's threshold was calibrated in {p}, and this version computes in f32: calibrate again"
+            ));
+        }
         if self.fail_on_anomaly && scorer.threshold().is_none() {
             return Err(Error::usage(
                 "--fail-on-anomaly needs a threshold: give --threshold, or `calibrate` the model first",
@@ -190,8 +202,7 @@ impl Score {
 fn load(path: &Path, resize: usize, crop: usize, keep: bool, limits: &Limits) -> Result<Loaded> {
     let picture = image::decode(path, limits)?;
     let (width, height) = (picture.width, picture.height);
-    let frame = ImageView::rgb(&picture.rgb, width, height)?;
-    let crop = preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)?;
+    let crop = picture.crop(resize, crop)?;
     Ok(Loaded { crop, width, height, picture: keep.then_some(picture) })
 }
 

@@ -62,13 +62,18 @@ impl Trace {
             return Err(Error::usage("--path engine: this version has no fast scorer yet; use --path model"));
         }
         let cpu = common.cpu()?;
-        let model = common.model(&self.model)?;
+        let model = Model::load(WeightFile::read(&self.model)?)?;
         let mut out = WeightFile { path: self.out.clone(), ..WeightFile::default() };
         let mut put = |name: &str, t: &Tensor| {
             out.tensors.insert(name.to_string(), RawTensor::from_f32(t));
         };
-        let input = self.input(&cpu, &model, &mut put)?;
-        let features = activations(&cpu, &model, &input, &mut put)?;
+        let input = self.input(&model, &mut put)?;
+        let features = encoder::forward(&cpu, &model.encoder, &model.config, &input, &mut put)?;
+        if model.trained.is_some() {
+            activations(&cpu, &model, &features, &input, &mut put)?;
+        } else {
+            common.note("note: this file is an encoder alone: only its activations are written");
+        }
         if self.grads {
             gradients(&cpu, &model, &features, &mut put)?;
         }
@@ -80,12 +85,11 @@ impl Trace {
         Ok(Done::All)
     }
 
-    fn input(&self, cpu: &Cpu, model: &Model, put: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+    fn input(&self, model: &Model, put: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
         if let Some(path) = &self.image {
             let cfg = &model.config;
             let picture = image::decode(path, &Limits::default())?;
-            let frame = preprocess::ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
-            let crop = preprocess::crop_u8(cpu, &frame, cfg.resize, cfg.crop)?;
+            let crop = picture.crop(cfg.resize, cfg.crop)?;
             let x = cfg.crop;
             put("input_u8", &Tensor::new(&[1, x, x, 3], crop.iter().map(|&b| b as f32).collect()));
             let input = preprocess::normalise(&crop, x, x).reshaped(&[1, 3, x, x]);
@@ -134,23 +138,23 @@ fn scalar(x: f64) -> Tensor {
     Tensor::new(&[1], vec![x as f32])
 }
 
-/// Writes every activation of one forward; returns the encoder's features.
+/// Writes every activation after the encoder.
 fn activations(
     cpu: &Cpu,
     model: &Model,
+    features: &Features,
     input: &Tensor,
     put: &mut dyn FnMut(&str, &Tensor),
-) -> Result<Features> {
+) -> Result<()> {
     let (cfg, size) = (&model.config, input.shape()[2]);
     let (b, side) = (input.shape()[0], size / 14);
-    let features = encoder::forward(cpu, &model.encoder, cfg, input, put)?;
-    let head = net::forward(cpu, model.trained()?, cfg, &features, false, put)?;
+    let head = net::forward(cpu, model.trained()?, cfg, features, false, put)?;
     for (kind, groups) in [("en", &features.groups), ("de", &head.de)] {
         for (g, t) in groups.iter().enumerate() {
             put(&format!("{kind}{g}"), &channels_first(t, side));
         }
     }
-    let native = net::native_maps(cpu, &features, &head)?;
+    let native = net::native_maps(cpu, features, &head)?;
     for (g, t) in native.iter().enumerate() {
         put(&format!("amap_native{g}"), &t.clone().reshaped(&[b, side, side]));
     }
@@ -166,7 +170,7 @@ fn activations(
     put("amap_crop", &image(post.crop));
     put("amap_256", &image(post.m256));
     put("amap_256_gauss", &image(post.gauss));
-    Ok(features)
+    Ok(())
 }
 
 fn gradients(

@@ -14,6 +14,7 @@ use inp_former::data::views::VIEWS;
 use inp_former::error::IoContext;
 use inp_former::model::{Model, inp_former as net};
 use inp_former::runtime::Cpu;
+use inp_former::train::checkpoint;
 use inp_former::train::features::{CacheMode, FeatureStore, Item, load_input};
 use inp_former::train::init::Rng;
 use inp_former::train::run::{self, Options, Outcome, Report};
@@ -55,10 +56,10 @@ pub struct Train {
     /// Side of the centre crop, a multiple of 14 [default: the backbone's; 392 for a published one]
     #[arg(long, value_name = "PIXELS")]
     crop: Option<usize>,
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
     /// Iterations to make, instead of epochs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iterations: Option<u64>,
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch_size: u16,
@@ -85,7 +86,7 @@ pub struct Train {
     /// Most that the cache may hold, in GB [default: half of the free memory; 20 on disk]
     #[arg(long, value_name = "GB")]
     cache_limit: Option<f64>,
-    /// Write loss, learning rate and speed of every iteration
+    /// Write loss, learning rate and speed of every iteration (for --setting single: FILE-CLASS.csv each)
     #[arg(long, value_name = "FILE.csv")]
     log: Option<PathBuf>,
 }
@@ -154,7 +155,8 @@ impl Train {
         };
         let total: usize = classes.iter().map(|c| c.1.len()).sum();
         common.note(format!("{} classes, {total} good images", classes.len()));
-        self.one(common, &cpu, &backbone, items, own_folder, &self.out, self.resume.clone())
+        let (log, resume) = (self.log.clone(), self.resume.clone());
+        self.one(common, &cpu, &backbone, items, own_folder, &self.out, log, resume)
     }
 
     /// One model a class, into the folder `--out`.
@@ -179,7 +181,11 @@ impl Train {
             let ckpt = checkpoint_of(&out);
             let resume = (self.resume.is_some() && ckpt.exists()).then_some(ckpt);
             let items = all(std::slice::from_ref(class));
-            if self.one(common, cpu, backbone, items, own_folder, &out, resume)? == Done::SomeFailed {
+            let log = self.log.as_ref().map(|log| {
+                let stem = log.file_stem().unwrap_or_default().to_string_lossy();
+                log.with_file_name(format!("{stem}-{}.csv", class.0))
+            });
+            if self.one(common, cpu, backbone, items, own_folder, &out, log, resume)? == Done::SomeFailed {
                 done = Done::SomeFailed;
             }
         }
@@ -195,6 +201,7 @@ impl Train {
         items: Vec<Item>,
         own_folder: bool,
         out: &Path,
+        log: Option<PathBuf>,
         resume: Option<PathBuf>,
     ) -> Result<Done> {
         let options = Options {
@@ -214,7 +221,7 @@ impl Train {
             cache: self.cache_mode()?,
             workers: common.workers(self.workers, cpu),
             out,
-            log: self.log.as_deref(),
+            log: log.as_deref(),
             options,
         };
         job.run(common, cpu, backbone)
@@ -258,14 +265,22 @@ pub struct Job<'a> {
 
 impl Job<'_> {
     pub fn run(self, common: &Common, cpu: &Cpu, backbone: &Model) -> Result<Done> {
-        super::inputs::make_parent(self.out)?;
+        for path in [Some(self.out), self.log].into_iter().flatten() {
+            super::inputs::make_parent(path)?;
+            if path.is_dir() {
+                return Err(Error::file(path, "this is a folder; name a file in it"));
+            }
+        }
         let ckpt = self.options.checkpoint.clone().unwrap_or_else(|| checkpoint_of(self.out));
-        if self.options.resume.is_none() && ckpt.exists() {
+        let same = |other: &PathBuf| other.canonicalize().ok() == ckpt.canonicalize().ok();
+        if ckpt.exists() && !self.options.resume.as_ref().is_some_and(same) {
             return Err(Error::file(
                 &ckpt,
                 "an unfinished run is here; continue it with --resume and this file, or delete it",
             ));
         }
+        // Read before the encoder runs, so that a wrong file is said at once.
+        let at = self.options.resume.as_deref().map(checkpoint::iteration).transpose()?.unwrap_or(0);
         let bar = common.bar(self.items.len(), "features");
         let (mut store, failed) =
             FeatureStore::prepare(cpu, backbone, self.items, self.cache, self.workers, |done, _| {
@@ -285,13 +300,13 @@ impl Job<'_> {
         if store.not_kept() > 0 {
             let (n, all) = (store.not_kept(), store.len());
             common.warn(format!(
-                "the features of {n} of {all} images do not fit the memory limit and are computed at every use; raise \
-                 --cache-limit or use --cache disk"
+                "the features of {n} of {all} images do not fit the cache and are computed at every use; raise \
+                 --cache-limit, or use --cache disk where memory is short"
             ));
         }
         let length = self.options.length(store.len())?;
         let bar = common.bar(length.schedule.total as usize, "training");
-        let mut log = self.log.map(|p| Log::open(p, self.options.resume.as_deref())).transpose()?;
+        let mut log = self.log.map(|p| Log::open(p, at)).transpose()?;
         let start = Instant::now();
         let mut first = None;
         let mut log_error = None;
@@ -352,6 +367,11 @@ fn map_range(cpu: &Cpu, model: &Model, store: &FeatureStore) -> Result<(f32, f32
         let shape: Vec<usize> = std::iter::once(1).chain(x.shape().iter().copied()).collect();
         values.extend(net::maps(cpu, model, &x.reshaped(&shape), false, &mut |_, _| {})?.gauss.data);
     }
+    if values.iter().any(|x| !x.is_finite()) {
+        return Err(Error::NotFinite(
+            "the trained model's maps are not finite: train again with a lower --lr".into(),
+        ));
+    }
     let middle = values.len() / 2;
     let (_, &mut median, upper) = values.select_nth_unstable_by(middle, f32::total_cmp);
     let top = upper.iter().copied().fold(median, f32::max);
@@ -385,6 +405,9 @@ fn few_shot(
                 chosen.push(if path.exists() || !beside.exists() { path } else { beside });
             }
         }
+        if chosen.is_empty() {
+            return Err(Error::file(list, "the list names no picture"));
+        }
     } else {
         let shots = shots.filter(|n| *n > 0).ok_or_else(|| {
             Error::usage("--setting few-shot needs --shots N (1, 2 or 4 as published) or --shot-list FILE")
@@ -416,8 +439,8 @@ struct Log {
 const LOG_HEADER: &str = "iteration,epoch,lr,loss,loss_cos,g_loss,grad_norm,images_per_s";
 
 impl Log {
-    fn open(path: &Path, resume: Option<&Path>) -> Result<Self> {
-        let at = resume.map(inp_former::train::checkpoint::iteration).transpose()?.unwrap_or(0);
+    /// `at`: iterations made before this run.
+    fn open(path: &Path, at: u64) -> Result<Self> {
         let mut text = format!("{LOG_HEADER}\n");
         if at > 0 && path.exists() {
             let old = std::fs::read_to_string(path).at(path, "read the log")?;

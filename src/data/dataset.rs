@@ -58,6 +58,7 @@ impl Layout {
 /// One test picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
+    /// Picture file.
     pub path: PathBuf,
     /// Name of the defect; `None` is a good picture.
     pub defect: Option<String>,
@@ -66,17 +67,26 @@ pub struct Sample {
 }
 
 /// One kind of object: good pictures to train on, pictures to test on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Class {
+    /// Name, as its folder or list has it.
     pub name: String,
+    /// Good pictures, sorted.
     pub train: Vec<PathBuf>,
+    /// Test pictures, sorted by path.
     pub test: Vec<Sample>,
+    /// Masks hold the number of the defect's kind, as VisA's do, and not 0 and 255: see [`Mask::mark_all_kinds`].
+    ///
+    /// [`Mask::mark_all_kinds`]: crate::data::image::Mask::mark_all_kinds
+    pub numbered_masks: bool,
 }
 
 /// A data set's files; nothing is decoded yet.
 #[derive(Clone, Debug)]
 pub struct Dataset {
+    /// Folder that was opened.
     pub root: PathBuf,
+    /// Layout that was given or found.
     pub layout: Layout,
     /// Sorted by name; never empty, each with at least one training picture.
     pub classes: Vec<Class>,

@@ -9,6 +9,8 @@ use std::path::Path;
 
 pub use self::mask::{Binarize, LABEL_SIDE, Mask, decode_mask, mask_to_labels};
 use crate::error::{Error, IoContext, Result};
+use crate::ops::preprocess::{self, ImageView};
+use crate::runtime::Cpu;
 
 /// Extensions that a folder listing takes for pictures, in any case.
 pub const IMAGE_EXTENSIONS: [&str; 7] = ["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"];
@@ -23,9 +25,21 @@ pub fn is_image(path: &Path) -> bool {
 /// A decoded picture: `rgb` is `(height, width, 3)` in 8 bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
+    /// Pixels in a row.
     pub width: usize,
+    /// Rows.
     pub height: usize,
+    /// `(height, width, 3)`.
     pub rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// The centre `crop`² of the picture resized to `resize`², `(crop, crop, 3)`. On this thread alone, for pictures are
+    /// loaded side by side. Errors: sizes that do not fit each other.
+    pub fn crop(&self, resize: usize, crop: usize) -> Result<Vec<u8>> {
+        let frame = ImageView::rgb(&self.rgb, self.width, self.height)?;
+        preprocess::crop_u8(&Cpu::new(Some(1))?, &frame, resize, crop)
+    }
 }
 
 /// The largest picture that is decoded; a larger one is refused from its header.
@@ -63,7 +77,7 @@ pub fn decode_bytes(label: &Path, bytes: &[u8], limits: &Limits) -> Result<Pictu
 }
 
 /// The bytes of a file that is not larger than the limits allow.
-fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
     if path.is_dir() {
         return Err(Error::file(path, "this is a folder, not a picture"));
     }

@@ -4,9 +4,9 @@
 //! two differ visibly is the mask; everywhere else the defect-free pixels are kept. So the mask is measured, not guessed.
 
 mod blister;
-mod board;
 mod canvas;
 mod gear;
+mod leather;
 mod plate;
 mod textile;
 
@@ -102,51 +102,51 @@ const fn defect(name: &'static str, size: (f32, f32), strength: (f32, f32)) -> D
 const CLASSES: [Class; 5] = [
     Class {
         name: "blister",
-        pose: (3.0, 1.5, 0.015),
-        light: (0.06, 0.015, 0.08),
+        pose: (1.5, 0.7, 0.008),
+        light: (0.05, 0.012, 0.06),
         noise: 0.010,
         draw: blister::draw,
         defects: &[
-            defect("broken_capsule", (0.35, 0.6), (0.8, 1.0)),
-            defect("missing_capsule", (1.0, 1.0), (1.0, 1.0)),
+            defect("broken_capsule", (0.4, 0.6), (1.0, 1.0)),
+            defect("burst_pocket", (1.0, 1.0), (1.0, 1.0)),
             defect("wrong_colour", (1.0, 1.0), (0.8, 1.0)),
         ],
     },
     Class {
-        name: "board",
-        pose: (1.5, 0.5, 0.005),
-        light: (0.06, 0.015, 0.08),
-        noise: 0.010,
-        draw: board::draw,
-        defects: &[
-            defect("missing_part", (1.0, 1.0), (1.0, 1.0)),
-            defect("scratch", (45.0, 80.0), (0.7, 1.0)),
-            defect("solder_bridge", (8.0, 12.0), (0.9, 1.0)),
-        ],
-    },
-    Class {
         name: "gear",
-        pose: (1.2, 0.8, 0.005),
+        pose: (1.0, 0.6, 0.004),
         light: (0.05, 0.01, 0.05),
         noise: 0.010,
         draw: gear::draw,
         defects: &[
-            defect("broken_tooth", (0.5, 0.7), (1.0, 1.0)),
-            defect("rust", (12.0, 20.0), (0.75, 1.0)),
-            defect("scratch", (45.0, 75.0), (0.8, 1.0)),
+            defect("broken_tooth", (0.5, 0.8), (1.0, 1.0)),
+            defect("gouge", (55.0, 75.0), (0.9, 1.0)),
+            defect("rust", (15.0, 21.0), (0.7, 0.9)),
+        ],
+    },
+    Class {
+        name: "leather",
+        pose: (20.0, 3.0, 0.03),
+        light: (0.06, 0.015, 0.08),
+        noise: 0.010,
+        draw: leather::draw,
+        defects: &[
+            defect("burn", (13.0, 20.0), (0.85, 1.0)),
+            defect("cut", (50.0, 75.0), (1.0, 1.0)),
+            defect("glue", (11.0, 18.0), (0.85, 1.0)),
         ],
     },
     Class {
         name: "plate",
-        pose: (3.0, 1.0, 0.015),
-        light: (0.06, 0.015, 0.10),
+        pose: (1.5, 0.7, 0.008),
+        light: (0.05, 0.012, 0.07),
         noise: 0.010,
         draw: plate::draw,
         defects: &[
-            defect("blocked_hole", (1.0, 1.0), (0.8, 1.0)),
-            defect("dent", (10.0, 16.0), (0.8, 1.0)),
-            defect("scratch", (50.0, 100.0), (0.7, 1.0)),
-            defect("stain", (14.0, 24.0), (0.7, 1.0)),
+            defect("arc_strike", (16.0, 21.0), (0.9, 1.0)),
+            defect("blocked_hole", (1.0, 1.0), (0.9, 1.0)),
+            defect("scratch", (60.0, 90.0), (0.9, 1.0)),
+            defect("stain", (16.0, 24.0), (0.8, 1.0)),
         ],
     },
     Class {
@@ -156,10 +156,10 @@ const CLASSES: [Class; 5] = [
         noise: 0.012,
         draw: textile::draw,
         defects: &[
-            defect("broken_thread", (45.0, 80.0), (1.0, 1.0)),
-            defect("foreign_fibre", (45.0, 80.0), (0.9, 1.0)),
-            defect("hole", (7.0, 12.0), (1.0, 1.0)),
-            defect("stain", (16.0, 28.0), (0.6, 0.85)),
+            defect("broken_thread", (50.0, 80.0), (1.0, 1.0)),
+            defect("foreign_fibre", (50.0, 80.0), (0.9, 1.0)),
+            defect("hole", (9.0, 14.0), (1.0, 1.0)),
+            defect("stain", (16.0, 26.0), (0.6, 0.85)),
         ],
     },
 ];
@@ -169,7 +169,7 @@ const VISIBLE: u8 = 8;
 /// Gaps in the mask up to twice this many pixels wide are closed.
 const CLOSE: i32 = 2;
 /// Counts up whenever the pictures of a plan change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MARKER: &str = "demo.json";
 
 /// The file that says what a folder holds.

@@ -22,7 +22,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Map each patch's distance to the picture's own prototypes, without bottleneck and decoder.
     pub zero_shot: bool,
-    /// A picture is anomalous from this score on; `None` takes the model's calibrated threshold, if it has one.
+    /// A picture is anomalous from this score on; `None` takes the threshold that the model was calibrated
+    /// to, if it was, and for the same kind of scoring.
     pub threshold: Option<f32>,
 }
 
@@ -80,7 +81,7 @@ impl Scorer {
     pub fn new(model: Arc<Model>, cpu: Cpu, options: &Options) -> Result<Self> {
         model.trained()?;
         let cfg = &model.config;
-        let threshold = options.threshold.or_else(|| cfg.threshold());
+        let threshold = options.threshold.or_else(|| cfg.threshold(options.zero_shot));
         let cropper = Cropper::new(cfg.resize, cfg.crop)?;
         Ok(Self { cpu, zero_shot: options.zero_shot, threshold, cropper, crops: Vec::new(), model })
     }

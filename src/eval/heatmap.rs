@@ -17,7 +17,9 @@ use crate::fs::write_atomic;
 /// An RGB picture, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {
+    /// Pixels in a row.
     pub width: usize,
+    /// Rows.
     pub height: usize,
     /// `(height, width, 3)`.
     pub data: Vec<u8>,

@@ -31,8 +31,11 @@ pub enum Mode {
 /// then, and AP and F1max would be 0 or 1 whatever the scores.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct ImageMetrics {
+    /// Area under the ROC curve.
     pub auroc: Option<f64>,
+    /// Average precision.
     pub ap: Option<f64>,
+    /// Largest F1 over the thresholds.
     pub f1max: Option<f64>,
 }
 
@@ -41,9 +44,13 @@ pub struct ImageMetrics {
 /// more than 30 % of the good pixels lie in the top step.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct PixelMetrics {
+    /// Area under the ROC curve.
     pub auroc: Option<f64>,
+    /// Average precision.
     pub ap: Option<f64>,
+    /// Largest F1 over the thresholds.
     pub f1max: Option<f64>,
+    /// Area under the per-region-overlap curve up to a false positive rate of 0.3.
     pub aupro: Option<f64>,
 }
 

@@ -12,9 +12,11 @@ pub use html::{Page, Picture, Scores, html};
 /// Metrics of one class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassResult {
+    /// Name of the class.
     pub name: String,
     /// Test images.
     pub images: usize,
+    /// Of the image scores.
     pub image: ImageMetrics,
     /// `None` where the class has no masks.
     pub pixel: Option<PixelMetrics>,

@@ -1,7 +1,5 @@
 //! The shape of a model: inferred from the names and shapes of its weights, corrected by the file's metadata.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -9,6 +7,8 @@ use crate::runtime::weights::WeightFile;
 
 /// Side of a patch in pixels: 14 in every DINOv2.
 pub const PATCH: usize = 14;
+/// More blocks than any encoder has: a number from here on is no block.
+const MAX_BLOCKS: usize = 256;
 
 /// Everything that fixes what is computed, besides the weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +55,8 @@ impl Config {
             Some(text) => serde_json::from_str(text)
                 .map_err(|e| bad(format!("the metadata key `inp_former` is not a JSON object: {e}")))?,
         };
-        let Some(&[channels, 3, PATCH, PATCH]) = shape("encoder.patch_embed.proj.weight") else {
+        let Some(&[channels @ 1..=usize::MAX, 3, PATCH, PATCH]) = shape("encoder.patch_embed.proj.weight")
+        else {
             return Err(bad(format!(
                 "no ViT encoder with 14-pixel patches: `encoder.patch_embed.proj.weight` is {}; give a DINOv2 or \
                  INP-Former file",
@@ -157,9 +158,15 @@ impl Config {
     pub fn blocks(&self) -> usize {
         self.target_layers.last().map_or(0, |l| l + 1)
     }
-    /// Calibrated threshold of the image score, if the file has one.
-    pub fn threshold(&self) -> Option<f32> {
-        self.other.get("threshold")?.get("image")?.as_f64().map(|x| x as f32)
+    /// Threshold of the image score that was calibrated for this way of scoring, if the file has one.
+    pub fn threshold(&self, zero_shot: bool) -> Option<f32> {
+        let t = self.other.get("threshold")?;
+        let fits = t.get("zero_shot").and_then(Value::as_bool).unwrap_or(false) == zero_shot;
+        t.get("image")?.as_f64().filter(|_| fits).map(|x| x as f32)
+    }
+    /// Precision that the threshold was calibrated in, if the file has one.
+    pub fn threshold_precision(&self) -> Option<&str> {
+        self.other.get("threshold")?.get("precision")?.as_str()
     }
     /// Range of map values that heat maps are drawn on, if the file has one.
     pub fn map_range(&self) -> Option<(f32, f32)> {
@@ -195,19 +202,20 @@ impl Config {
 
 fn check_sizes(resize: usize, crop: usize) -> std::result::Result<(), String> {
     match () {
-        _ if crop == 0 || crop % PATCH != 0 => Err(format!("crop {crop} is not a multiple of {PATCH}")),
+        _ if crop == 0 || !crop.is_multiple_of(PATCH) => {
+            Err(format!("crop {crop} is not a multiple of {PATCH}"))
+        }
         _ if resize < crop => Err(format!("resize {resize} is smaller than crop {crop}")),
         _ if resize > 16384 => Err(format!("resize {resize} is above 16384")),
         _ => Ok(()),
     }
 }
 
-/// One more than the highest block number under `prefix`.
+/// One more than the highest block number under `prefix`; a block missing below it is for the loader to report.
 fn count(file: &WeightFile, prefix: &str) -> usize {
     let number = |k: &String| k.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
-    // A lying file may name block 10^18; blocks are counted as long as they follow one another.
-    let seen: BTreeSet<usize> = file.tensors.keys().filter_map(number).collect();
-    seen.iter().zip(0..).take_while(|(a, b)| **a == *b).count()
+    // A lying file may name block 10^18.
+    file.tensors.keys().filter_map(number).filter(|n| *n < MAX_BLOCKS).max().map_or(0, |n| n + 1)
 }
 
 fn partition(groups: &[Vec<usize>], n: usize, name: &str) -> std::result::Result<(), String> {

@@ -1,4 +1,4 @@
-//! The frozen DINOv2 encoder (spec: patch embedding, class and register tokens, pre-norm blocks), forward only.
+//! The frozen DINOv2 encoder (docs/spec.md, section 3: patch embedding, class and register tokens, pre-norm blocks), forward only.
 
 use crate::error::Result;
 use crate::model::params::{Encoder, EncoderBlock};
@@ -9,6 +9,7 @@ use crate::runtime::{Cpu, Elem, Tensor};
 /// Patch features of one batch: the mean of each group of target layers, (B, N, C) each.
 #[derive(Clone, Debug)]
 pub struct Features<E: Elem = f32> {
+    /// One tensor a group, in the order of `Config::groups`.
     pub groups: Vec<Tensor<E>>,
 }
 

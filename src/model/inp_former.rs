@@ -12,7 +12,9 @@ use crate::runtime::{Cpu, Elem, Tensor};
 /// has the very same bits.
 #[derive(Clone, Debug)]
 pub struct Model {
+    /// What fixes the computation besides the weights.
     pub config: Config,
+    /// The frozen encoder.
     pub encoder: Encoder,
     /// `None` for an encoder alone (a backbone): it can be trained on, not scored with.
     pub trained: Option<Trained>,

@@ -12,21 +12,27 @@ pub type Source<'a, E> = &'a mut dyn FnMut(&str, &[usize]) -> Result<Tensor<E>>;
 /// w `(N, K)`, b `(N)`.
 #[derive(Clone, Debug)]
 pub struct Linear<E: Elem = f32> {
+    /// Weight `(N, K)`.
     pub w: Tensor<E>,
+    /// Bias `(N)`.
     pub b: Tensor<E>,
 }
 
 /// gain and bias `(C)`.
 #[derive(Clone, Debug)]
 pub struct Norm<E: Elem = f32> {
+    /// Factor `(C)`.
     pub gain: Tensor<E>,
+    /// Summand `(C)`.
     pub bias: Tensor<E>,
 }
 
 /// fc1 `C → 4C`, fc2 `4C → C`, GELU between.
 #[derive(Clone, Debug)]
 pub struct Mlp<E: Elem = f32> {
+    /// `(hidden, C)`.
     pub fc1: Linear<E>,
+    /// `(C, hidden)`.
     pub fc2: Linear<E>,
 }
 
@@ -54,12 +60,19 @@ impl<E: Elem> Mlp<E> {
 /// One encoder block; `ls1`, `ls2` are the layer scales `(C)`.
 #[derive(Clone, Debug)]
 pub struct EncoderBlock<E: Elem = f32> {
+    /// Before the attention.
     pub norm1: Norm<E>,
+    /// q, k, v `(3C, C)`, each by heads.
     pub qkv: Linear<E>,
+    /// After the attention `(C, C)`.
     pub proj: Linear<E>,
+    /// Scale of the attention's branch `(C)`.
     pub ls1: Tensor<E>,
+    /// Before the MLP.
     pub norm2: Norm<E>,
+    /// `C → 4C → C`.
     pub mlp: Mlp<E>,
+    /// Scale of the MLP's branch `(C)`.
     pub ls2: Tensor<E>,
 }
 
@@ -74,6 +87,7 @@ pub struct Encoder<E: Elem = f32> {
     pub pos: Tensor<E>,
     /// Register tokens `(1, R, C)`.
     pub registers: Option<Tensor<E>>,
+    /// Blocks 0 up to the last target layer.
     pub blocks: Vec<EncoderBlock<E>>,
 }
 
@@ -111,23 +125,36 @@ impl<E: Elem> Encoder<E> {
 /// The INP extractor: one block whose queries are the learned prototypes.
 #[derive(Clone, Debug)]
 pub struct Extractor<E: Elem = f32> {
+    /// Of the prototypes and of the patches alike.
     pub norm1: Norm<E>,
+    /// Queries, from the prototypes `(C, C)`.
     pub q: Linear<E>,
+    /// Keys and values, from the patches `(2C, C)`.
     pub kv: Linear<E>,
+    /// After the attention `(C, C)`.
     pub proj: Linear<E>,
+    /// Before the MLP.
     pub norm2: Norm<E>,
+    /// `C → 4C → C`.
     pub mlp: Mlp<E>,
 }
 
 /// One INP-guided decoder block; `scale` is `learn_scale` `(H, 1, 1)`.
 #[derive(Clone, Debug)]
 pub struct DecoderBlock<E: Elem = f32> {
+    /// Of the patches and of the prototypes alike.
     pub norm1: Norm<E>,
+    /// Queries, from the patches `(C, C)`.
     pub q: Linear<E>,
+    /// Keys and values, from the image's prototypes `(2C, C)`.
     pub kv: Linear<E>,
+    /// Factor of each head's similarities `(H, 1, 1)`.
     pub scale: Tensor<E>,
+    /// After the attention `(C, C)`.
     pub proj: Linear<E>,
+    /// Before the MLP.
     pub norm2: Norm<E>,
+    /// `C → 4C → C`.
     pub mlp: Mlp<E>,
 }
 
@@ -136,8 +163,11 @@ pub struct DecoderBlock<E: Elem = f32> {
 pub struct Trained<E: Elem = f32> {
     /// Learned prototypes P0 `(P, C)`.
     pub prototypes: Tensor<E>,
+    /// `C → 4C → C` between encoder and decoder.
     pub bottleneck: Mlp<E>,
+    /// Makes the image's prototypes.
     pub extractor: Extractor<E>,
+    /// Blocks in the order they run.
     pub decoder: Vec<DecoderBlock<E>>,
 }
 

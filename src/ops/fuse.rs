@@ -79,7 +79,7 @@ pub fn add_scaled<E: Elem>(cpu: &Cpu, y: &mut Tensor<E>, x: &Tensor<E>, scale: &
 }
 
 fn add_rows<E: Elem>(cpu: &Cpu, y: &mut Tensor<E>, x: &Tensor<E>, scale: Option<&[E]>) -> Result<()> {
-    if x.is_empty() || y.len() % x.len() != 0 || y.cols() != x.cols() {
+    if x.is_empty() || !y.len().is_multiple_of(x.len()) || y.cols() != x.cols() {
         return Err(Error::Shape {
             op: "fuse",
             tensor: "x",

@@ -11,7 +11,9 @@ const ROWS: usize = 32;
 /// What the backward needs of the forward: mean and 1/deviation of each row, `(rows)` each.
 #[derive(Clone, Debug)]
 pub struct Stats<E: Elem> {
+    /// Mean of each row.
     pub mean: Vec<E>,
+    /// `1/sqrt(variance + eps)` of each row.
     pub rstd: Vec<E>,
 }
 

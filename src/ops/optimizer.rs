@@ -28,9 +28,13 @@ impl<E: Elem> State<E> {
 /// Constants of the update; the default is the published setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hyper {
+    /// Decay of the mean gradient.
     pub beta1: f64,
+    /// Decay of the mean square.
     pub beta2: f64,
+    /// Added to the denominator.
     pub eps: f64,
+    /// Share of the rate by which parameters shrink first.
     pub weight_decay: f64,
 }
 

@@ -22,8 +22,11 @@ pub const MAX_SIDE: usize = 16_384;
 /// How a frame's bytes are to be read; 8 bits a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PixelFormat {
+    /// Grey.
     Mono8,
+    /// Red, green, blue.
     Rgb8,
+    /// Blue, green, red.
     Bgr8,
     /// Alpha is ignored.
     Rgba8,

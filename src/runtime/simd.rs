@@ -33,7 +33,9 @@ pub trait Elem:
     + AddAssign
     + 'static
 {
+    /// 0.
     const ZERO: Self;
+    /// 1.
     const ONE: Self;
     /// Nearest value.
     fn from_f64(x: f64) -> Self;
@@ -107,6 +109,7 @@ elem!(
 
 /// A piece of work compiled once per instruction tier.
 pub trait Kernel<E: Elem> {
+    /// What the work gives back.
     type Output;
     /// Must be `#[inline(always)]`, and so must every function it calls that takes `S`.
     fn run<S: Simd<E = E>>(self, s: S) -> Self::Output;
@@ -117,7 +120,9 @@ pub trait Kernel<E: Elem> {
 /// `load`/`store` take raw pointers: SAFETY is the caller's, who checks slice lengths once at the op border.
 #[allow(clippy::missing_safety_doc)]
 pub trait Simd: Copy + Send + Sync + 'static {
+    /// Element.
     type E: Elem;
+    /// Vector of `LANES` elements.
     type V: Copy;
     /// Elements in a vector.
     const LANES: usize;
@@ -126,6 +131,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Vectors across the GEMM register tile: it is `MR` x (`NV`·`LANES`).
     const NV: usize;
 
+    /// `x` in every lane.
     fn splat(self, x: Self::E) -> Self::V;
     /// Reads `LANES` elements.
     unsafe fn load(self, p: *const Self::E) -> Self::V;
@@ -135,9 +141,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_n(self, p: *const Self::E, n: usize) -> Self::V;
     /// Writes the first `n <= LANES` elements.
     unsafe fn store_n(self, p: *mut Self::E, n: usize, v: Self::V);
+    /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a·b`.
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`, rounded once.
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -145,6 +155,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// Smaller of the two; `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square root, rounded once.
     fn sqrt(self, a: Self::V) -> Self::V;
     /// Sum of the lanes, in a fixed order.
     fn sum(self, a: Self::V) -> Self::E;

@@ -2,24 +2,26 @@
 //!
 //! Layout (source: the format's own description, huggingface.co/docs/safetensors): a little-endian `u64` with the
 //! header's length, the header (JSON: name → dtype, shape, offsets into the data; `__metadata__` → strings), the data.
-//! A PyTorch checkpoint (`.pth`) is read too, never written. A file is believed only where it is consistent: the tensors must cover the data exactly, without overlap or hole.
+//! A PyTorch checkpoint (`.pth`) is read too, never written. A file is believed only where it is consistent: the tensors
+//! must cover the data exactly, without overlap or hole.
 
 mod header;
 mod pickle;
 mod pth;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Cursor, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 
 use crate::error::{Error, IoContext, Result};
+use crate::fs::write_with;
 use crate::runtime::Tensor;
 
-/// Element type of a stored tensor.
+/// Element type of a stored tensor, under its name in the format.
+#[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dtype {
     Bool,
@@ -86,8 +88,11 @@ impl Dtype {
 /// A tensor as it lies in a file: little-endian, row-major, slowest axis first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawTensor {
+    /// Type of an element.
     pub dtype: Dtype,
+    /// Sizes of the axes, slowest first; empty for a scalar.
     pub shape: Vec<usize>,
+    /// As many as shape and type say.
     pub bytes: Vec<u8>,
 }
 
@@ -143,6 +148,7 @@ pub(super) fn byte_len(shape: &[usize], dtype: Dtype) -> Option<usize> {
 pub struct WeightFile {
     /// Where it came from; the label of errors.
     pub path: PathBuf,
+    /// By name.
     pub tensors: BTreeMap<String, RawTensor>,
     /// The strings of `__metadata__`.
     pub metadata: BTreeMap<String, String>,
@@ -155,7 +161,7 @@ impl WeightFile {
     /// Errors: one [`Error::File`] sentence for whatever in the file is not as it claims.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let about = fs::metadata(path).at(path, "read the weights")?;
+        let about = std::fs::metadata(path).at(path, "read the weights")?;
         if !about.is_file() {
             return Err(Error::file(path, "this is not a regular file; give the path of a weight file"));
         }
@@ -166,14 +172,14 @@ impl WeightFile {
     pub fn from_bytes(label: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         header::parse(label.as_ref(), Cursor::new(bytes), bytes.len() as u64)
     }
-    /// Writes a safetensors file atomically: `path` holds the old content or the new, never a part.
+    /// Writes a safetensors file atomically (see [`write_with`]): `path` holds the old content or the new, never a part.
     ///
     /// The same content gives the same bytes: names sorted in the header, data by falling element size (so that every
     /// tensor is aligned) and then name. Errors leave no temporary file behind.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let (header, order) = header::layout(self).map_err(|what| Error::file(path, what))?;
-        write_atomically(path, |file| {
+        write_with(path, |file| {
             file.write_all(&header)?;
             order.iter().try_for_each(|t| file.write_all(&t.bytes))
         })
@@ -198,59 +204,6 @@ impl WeightFile {
         }
         *hash.finalize().as_bytes()
     }
-}
-
-/// Writes beside `path` under a temporary name, syncs, renames. On any error the temporary file is removed.
-pub fn write_atomically(path: &Path, body: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    // A link is followed, so that it stays a link; a device or a folder must not be renamed over.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    if fs::metadata(&target).is_ok_and(|m| !m.is_file()) {
-        return Err(Error::file(
-            path,
-            "this is not a regular file, so it cannot be written; choose another name",
-        ));
-    }
-    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (mut file, temp) = loop {
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let temp = folder.join(format!(".inp-former-{}-{n}.tmp", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&temp) {
-            Ok(file) => break (file, temp),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(cannot_write(path, folder, &e)),
-        }
-    };
-    let written = body(&mut file).and_then(|()| file.sync_all());
-    drop(file);
-    written.and_then(|()| fs::rename(&temp, &target)).map_err(|e| {
-        // The error worth reporting is the first one.
-        let _ = fs::remove_file(&temp);
-        cannot_write(path, folder, &e)
-    })?;
-    // Makes the rename itself last through a power cut, where folders can be synced; the file is whole either way.
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
-}
-
-fn cannot_write(path: &Path, folder: &Path, e: &io::Error) -> Error {
-    let missing = !folder.is_dir();
-    let folder = folder.display();
-    Error::file(
-        path,
-        match e.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                format!("the disk is full; free some space or write elsewhere ({e})")
-            }
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                format!("no permission to write in the folder {folder}; choose another ({e})")
-            }
-            ErrorKind::NotFound if missing => format!("the folder {folder} does not exist; create it first"),
-            _ => format!("cannot write: {e}"),
-        },
-    )
 }
 
 /// Reads exactly `n` bytes that the file is known to claim, without zeroing them first.

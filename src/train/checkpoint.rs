@@ -54,7 +54,10 @@ pub fn load(path: &Path, cfg: &Config, settings: &Map<String, Value>) -> Result<
     let differs: Vec<String> = settings
         .iter()
         .filter(|(k, v)| old.get(*k) != Some(v))
-        .map(|(k, v)| format!("{k}: {} then, {v} now", old.get(k).unwrap_or(&Value::Null)))
+        .map(|(k, v)| match k.as_str() {
+            "features" => "features: other pictures, encoder weights, resize or crop".into(),
+            _ => format!("{k}: {} then, {v} now", old.get(k).unwrap_or(&Value::Null)),
+        })
         .collect();
     if !differs.is_empty() {
         let what = format!("the run was started with other settings ({})", differs.join("; "));

@@ -10,41 +10,49 @@ use std::path::{Path, PathBuf};
 
 use crate::data::image::{self, Limits};
 use crate::data::{prefetch, views};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::model::encoder::{self, Features};
 use crate::model::{Config, Model};
-use crate::ops::preprocess::{self, ImageView};
+use crate::ops::preprocess;
 use crate::runtime::{Cpu, Tensor};
 use crate::train::features::disk::Disk;
 
 /// One training sample: a picture, or one of its 22 few-shot views.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
+    /// Picture file.
     pub path: PathBuf,
+    /// One of `views::views`; `None` is the picture itself.
     pub view: Option<usize>,
 }
 
 /// Where features are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CacheMode {
-    /// In memory, up to so many bytes; what does not fit is computed again every time.
-    Ram { limit: u64 },
-    /// In files of this folder, up to so many bytes; the oldest go first.
-    Disk { folder: PathBuf, limit: u64 },
+    /// In memory; what does not fit is computed again every time.
+    Ram {
+        /// Most that may be kept, in bytes.
+        limit: u64,
+    },
+    /// In files; the oldest go first.
+    Disk {
+        /// Made if it is not there.
+        folder: PathBuf,
+        /// Most that the folder may hold, in bytes.
+        limit: u64,
+    },
     /// Nowhere: the encoder runs at every step.
     Off,
 }
 
 /// The pixels of one picture as the encoder takes them: `(3, X, X)`.
 pub fn load_input(path: &Path, cfg: &Config, limits: &Limits) -> Result<Tensor<f32>> {
-    input_of(path, &std::fs::read(path).at(path, "read the file")?, cfg, limits)
+    input_of(path, &image::read(path, limits)?, cfg, limits)
 }
 
 fn input_of(path: &Path, bytes: &[u8], cfg: &Config, limits: &Limits) -> Result<Tensor<f32>> {
     let picture = image::decode_bytes(path, bytes, limits)?;
-    let one = Cpu::new(Some(1))?; // pictures are decoded side by side, one thread each
-    let frame = ImageView::rgb(&picture.rgb, picture.width, picture.height)?;
-    let crop = preprocess::crop_u8(&one, &frame, cfg.resize, cfg.crop)?;
+    let crop = picture.crop(cfg.resize, cfg.crop)?;
     Ok(preprocess::normalise(&crop, cfg.crop, cfg.crop))
 }
 
@@ -57,6 +65,8 @@ pub struct FeatureStore<'a> {
     workers: usize,
     limits: Limits,
     ram: Vec<Option<Vec<f32>>>,
+    /// Hash of the encoder.
+    encoder: [u8; 32],
     keys: Vec<Option<String>>,
 }
 
@@ -84,7 +94,7 @@ impl<'a> FeatureStore<'a> {
         let off = mode == CacheMode::Off;
         let keep = match mode {
             CacheMode::Ram { limit } => Keep::Ram { left: limit },
-            CacheMode::Disk { folder, limit } => Keep::Disk(Disk::open(&folder, limit)?),
+            CacheMode::Disk { folder, limit } => Keep::Disk(Disk::open(&folder, limit, cpu.tier())?),
             CacheMode::Off => Keep::Off,
         };
         let n = items.len();
@@ -93,6 +103,7 @@ impl<'a> FeatureStore<'a> {
             model,
             ram: vec![None; n],
             keys: vec![None; n],
+            encoder: model.encoder_hash(),
             items,
             keep,
             workers,
@@ -108,15 +119,14 @@ impl<'a> FeatureStore<'a> {
                 _ => pictures.push((item.path.clone(), vec![i])),
             }
         }
-        let encoder = store.model.encoder_hash();
-        let (cfg, limits) = (store.model.config.clone(), store.limits.clone());
+        let (cfg, limits, encoder) = (&model.config, store.limits, store.encoder);
         let views_of: Vec<Vec<Option<usize>>> =
             pictures.iter().map(|(_, l)| l.iter().map(|&i| store.items[i].view).collect()).collect();
         let load = |p: usize, (path, list): (PathBuf, Vec<usize>)| {
-            let loaded = std::fs::read(&path).at(&path, "read the file").and_then(|bytes| {
+            let loaded = image::read(&path, &limits).and_then(|bytes| {
                 let keys: Vec<String> =
-                    views_of[p].iter().map(|v| feature_key(&bytes, &encoder, &cfg, *v)).collect();
-                let x = input_of(&path, &bytes, &cfg, &limits)?;
+                    views_of[p].iter().map(|v| feature_key(&bytes, &encoder, cfg, *v)).collect();
+                let x = input_of(&path, &bytes, cfg, &limits)?;
                 Ok((keys, if off { Vec::new() } else { select_views(&x, &views_of[p]) }))
             });
             (path, list, loaded)
@@ -162,11 +172,12 @@ impl<'a> FeatureStore<'a> {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
-    /// Items whose features are not kept in memory although the mode asks for it.
+    /// Items whose features are not kept although the mode asks for it.
     pub fn not_kept(&self) -> usize {
-        match self.keep {
+        match &self.keep {
             Keep::Ram { .. } => self.ram.iter().filter(|f| f.is_none()).count(),
-            _ => 0,
+            Keep::Disk(disk) => self.keys.iter().flatten().filter(|k| !disk.has(k)).count(),
+            Keep::Off => 0,
         }
     }
     /// Files of the pictures, in the order of the items.
@@ -187,14 +198,20 @@ impl<'a> FeatureStore<'a> {
     /// Features of the items `batch`, in that order: (B, N, C) for each group.
     pub fn batch(&mut self, batch: &[usize]) -> Result<Features> {
         let mut rows: Vec<Option<Vec<f32>>> =
-            batch.iter().map(|&i| if self.ram[i].is_some() { None } else { self.from_disk(i) }).collect();
+            batch.iter().map(|&i| if self.ram[i].is_some() { None } else { self.on_disk(i) }).collect();
         let missing: Vec<usize> =
             (0..batch.len()).filter(|&b| rows[b].is_none() && self.ram[batch[b]].is_none()).collect();
-        let jobs: Vec<Item> = missing.iter().map(|&b| self.items[batch[b]].clone()).collect();
-        let (cfg, limits) = (&self.model.config, &self.limits);
-        let load = |_: usize, item: Item| {
-            let x = load_input(&item.path, cfg, limits)?;
-            Ok::<_, Error>(select_views(&x, &[item.view]).remove(0))
+        let jobs: Vec<usize> = missing.iter().map(|&b| batch[b]).collect();
+        let (cfg, limits, encoder) = (&self.model.config, &self.limits, &self.encoder);
+        let (items, keys) = (&self.items, &self.keys);
+        let load = |_: usize, i: usize| {
+            let Item { path, view } = &items[i];
+            let bytes = image::read(path, limits)?;
+            if keys[i].as_ref() != Some(&feature_key(&bytes, encoder, cfg, *view)) {
+                return Err(Error::file(path, "this picture changed during the training; start again"));
+            }
+            let x = input_of(path, &bytes, cfg, limits)?;
+            Ok(select_views(&x, &[*view]).remove(0))
         };
         let mut found = Vec::new();
         prefetch::ordered(jobs, self.workers, self.workers + 1, load, |k, x| {
@@ -234,7 +251,7 @@ impl<'a> FeatureStore<'a> {
             *left -= if fits { need } else { 0 };
             return fits;
         }
-        matches!(self.keep, Keep::Disk(_)) && self.from_disk(i).is_none()
+        matches!(self.keep, Keep::Disk(_)) && self.on_disk(i).is_none()
     }
 
     /// Encodes and keeps what waits.
@@ -254,7 +271,7 @@ impl<'a> FeatureStore<'a> {
         Ok(())
     }
 
-    fn from_disk(&self, i: usize) -> Option<Vec<f32>> {
+    fn on_disk(&self, i: usize) -> Option<Vec<f32>> {
         let Keep::Disk(disk) = &self.keep else { return None };
         disk.read(self.keys[i].as_ref()?, self.item_len())
     }

@@ -47,14 +47,18 @@ impl Rng {
     }
 }
 
-/// Shape of the trained part that a new model gets on top of an encoder.
+/// Shape of the trained part that a new model gets on top of an encoder. What the metadata say of a part trained
+/// before (the encoder may come from a model) does not hold for the new one.
 pub fn plan(encoder: &Config, prototypes: usize) -> Config {
     let decoder_blocks = encoder.target_layers.len();
+    let mut other = encoder.other.clone();
+    other.retain(|key, _| !["threshold", "map_range", "training"].contains(&key.as_str()));
     Config {
         prototypes,
         decoder_blocks,
         decoder_groups: encoder.groups.clone(),
         trained: true,
+        other,
         ..encoder.clone()
     }
 }

@@ -19,6 +19,7 @@ use crate::train::step::{self, Optimizer};
 /// What a run does, besides its data and its encoder.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Passes over the data.
     pub epochs: u64,
     /// Sets the number of iterations Tt; otherwise epochs × steps.
     pub iterations: Option<u64>,
@@ -26,9 +27,13 @@ pub struct Options {
     pub min_iterations: u64,
     /// Warm-up is at most a tenth of the run (own folders); the published 100 otherwise.
     pub short_warmup: bool,
+    /// Images a step; fewer images than that make the batch smaller.
     pub batch_size: usize,
+    /// Peak learning rate.
     pub lr: f64,
+    /// Of the initial weights and of the order of images.
     pub seed: u64,
+    /// Prototypes P.
     pub prototypes: usize,
     /// File of the checkpoints; `None` writes none.
     pub checkpoint: Option<PathBuf>,
@@ -57,9 +62,11 @@ impl Default for Options {
 /// The run's length, worked out from the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Length {
+    /// Images a step.
     pub batch: usize,
     /// Steps of an epoch (the last, incomplete batch is dropped).
     pub steps: u64,
+    /// Learning rate of every iteration.
     pub schedule: Schedule,
 }
 
@@ -71,7 +78,7 @@ impl Options {
         }
         let batch = self.batch_size.min(images);
         let steps = (images / batch) as u64;
-        let total = self.iterations.unwrap_or((self.epochs * steps).max(self.min_iterations));
+        let total = self.iterations.unwrap_or(self.epochs.saturating_mul(steps).max(self.min_iterations));
         if total == 0 {
             return Err(Error::usage("no iteration to make: give --epochs or --iterations of at least 1"));
         }
@@ -83,15 +90,23 @@ impl Options {
 /// What is known after each iteration.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// Iterations made, and to be made.
+    /// Iterations made.
     pub iteration: u64,
+    /// Iterations to be made in all.
     pub total: u64,
+    /// 0-based.
     pub epoch: u64,
+    /// Rate that the step was made with.
     pub lr: f64,
+    /// `loss_cos + 0.2·g_loss`.
     pub loss: f64,
+    /// Reconstruction loss.
     pub loss_cos: f64,
+    /// Coherence loss.
     pub g_loss: f64,
+    /// Global gradient norm before clipping.
     pub grad_norm: f64,
+    /// Images in the step.
     pub images: usize,
 }
 
@@ -99,8 +114,11 @@ pub struct Report {
 pub enum Outcome {
     /// The trained model.
     Finished(Box<Model>),
-    /// Stopped on request after so many iterations; the checkpoint holds the state.
-    Stopped { iteration: u64 },
+    /// Stopped on request; the checkpoint holds the state.
+    Stopped {
+        /// Iterations made.
+        iteration: u64,
+    },
 }
 
 /// Trains on the features of `store` with the encoder of `backbone`. `observe` sees every iteration; when it breaks,

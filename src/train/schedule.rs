@@ -1,4 +1,4 @@
-//! The learning rate: linear warm-up from 0, then a cosine down to a tenth (spec section 6).
+//! The learning rate: linear warm-up from 0, then a cosine down to a tenth (docs/spec.md, section 6).
 
 /// Warm-up of the published runs, in iterations.
 pub const WARMUP: u64 = 100;
@@ -6,8 +6,11 @@ pub const WARMUP: u64 = 100;
 /// Learning rate at each iteration of a run of `total`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
+    /// Rate at the peak.
     pub base: f64,
+    /// Iterations of the run.
     pub total: u64,
+    /// Iterations of the warm-up.
     pub warmup: u64,
 }
 

@@ -1,4 +1,4 @@
-//! One training step: loss, gradients, clipping, update (spec section 6).
+//! One training step: loss, gradients, clipping, update (docs/spec.md, section 6).
 
 use crate::error::{Error, Result};
 use crate::model::encoder::Features;
@@ -18,7 +18,9 @@ pub struct Gradients<E: Elem> {
     pub loss: f64,
     /// Mean over the groups of `mean_b (1 - cos(flat(a_b), flat(d_b)))`.
     pub loss_cos: f64,
+    /// Coherence loss.
     pub g_loss: f64,
+    /// Gradient of `loss`, soft mining applied.
     pub grads: Trained<E>,
 }
 
@@ -45,7 +47,7 @@ fn batch<E: Elem>(cpu: &Cpu, p: &Trained<E>, cfg: &Config, features: &Features<E
     let loss = loss_cos + GATHER_WEIGHT * g_loss;
     if !loss.is_finite() {
         return Err(Error::NotFinite(format!(
-            "the loss became {loss}: the weights or the pictures hold values that cannot be trained on"
+            "the loss became {loss}: the weights or the pictures hold values that cannot be trained on, or --lr is too high"
         )));
     }
     let dinp = gather_loss::backward(cpu, &head.fused, &head.inp, &head.gather, E::from_f64(GATHER_WEIGHT))?;
@@ -57,7 +59,9 @@ fn batch<E: Elem>(cpu: &Cpu, p: &Trained<E>, cfg: &Config, features: &Features<E
 /// Optimiser moments of every trained tensor, and the number of updates made.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
+    /// One a tensor, in `Trained::tensors` order.
     pub states: Vec<optimizer::State<f32>>,
+    /// Updates made.
     pub steps: u64,
 }
 

@@ -196,6 +196,7 @@ fn visa(csv: &str) -> TempDir {
 fn visa_as_published_and_after_the_split() {
     let data = open(&visa(VISA)).unwrap();
     assert_eq!((data.layout, names(&data)), (Layout::Visa, vec!["candle"]));
+    assert!(data.classes[0].numbered_masks);
     let (train, test) = shown(&data, 0);
     assert_eq!(train, ["candle/Data/Images/Normal/0.JPG", "candle/Data/Images/Normal/1.JPG"]);
     assert_eq!(
@@ -219,6 +220,7 @@ fn visa_as_published_and_after_the_split() {
         "candle/ground_truth/bad/2.png",
     ]);
     let data = Dataset::open(split.path(), Some(Layout::Visa), &[]).unwrap();
+    assert!(!data.classes[0].numbered_masks);
     assert_eq!(
         shown(&data, 0).1,
         ["candle/test/bad/2.JPG bad candle/ground_truth/bad/2.png", "candle/test/good/1.JPG - -"]

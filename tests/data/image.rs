@@ -188,6 +188,18 @@ fn labels_of_each_kind_of_mask() {
     assert!(mask_to_labels(&mask(1, false, faint), 100, 200, Binarize::Half).is_err());
 }
 
+/// VisA's raw masks hold the kind of each defect, which its official split turns into 255.
+#[test]
+fn every_kind_of_a_numbered_mask_is_defect() {
+    let data: Vec<u8> = (0..64 * 64).map(|i| if i % 64 < 32 { 0 } else { 1 + (i / 64 % 9) as u8 }).collect();
+    let mut mask = Mask { width: 64, height: 64, channels: 1, data, nearest: true, scaled: false };
+    let labels = |m: &Mask| mask_to_labels(m, 64, 64, Binarize::Half).unwrap();
+    assert!(labels(&mask).iter().all(|l| *l == 0));
+    mask.mark_all_kinds();
+    assert!(!mask.nearest && mask.data.iter().all(|v| [0, 255].contains(v)));
+    assert!(labels(&mask).iter().zip(0..).all(|(l, i)| *l == u8::from(i % 256 >= 128)));
+}
+
 #[test]
 fn alpha_of_a_mask_is_no_label() {
     let dir = tempfile::tempdir().unwrap();

@@ -66,7 +66,7 @@ fn prefixed(prefix: &str, t: &Tensors) -> Tensors {
 }
 
 /// The official tensors under Hugging Face's names, `hub` or runtime.
-fn hugging_face(t: &Tensors, hub: bool) -> Tensors {
+pub fn hugging_face(t: &Tensors, hub: bool) -> Tensors {
     let mut out = Tensors::new();
     let thirds = if hub {
         ["attention.attention.query", "attention.attention.key", "attention.attention.value"]
@@ -100,7 +100,7 @@ fn hugging_face(t: &Tensors, hub: bool) -> Tensors {
 }
 
 /// The official tensors as timm stores them: no mask token; with registers, the class token's position folded into it.
-fn timm(t: &Tensors) -> Tensors {
+pub fn timm(t: &Tensors) -> Tensors {
     let mut out = t.clone();
     out.remove("mask_token");
     if let Some(registers) = out.remove("register_tokens") {
@@ -108,7 +108,9 @@ fn timm(t: &Tensors) -> Tensors {
         let (mut cls, pos) = (t["cls_token"].to_f32().unwrap(), t["pos_embed"].to_f32().unwrap());
         cls.data.iter_mut().zip(&pos.data).for_each(|(c, p)| *c += p);
         out.insert("cls_token".into(), RawTensor::from_f32(&cls));
-        out.insert("pos_embed".into(), RawTensor::from_f32(&Tensor::new(&[1, 9, C], pos.data[C..].to_vec())));
+        let [_, rows, c] = *pos.shape() else { panic!("pos_embed is (1, 1 + N, C)") };
+        let patches = Tensor::new(&[1, rows - 1, c], pos.data[c..].to_vec());
+        out.insert("pos_embed".into(), RawTensor::from_f32(&patches));
     }
     out
 }

@@ -17,7 +17,7 @@ fn committed(name: &str) -> PathBuf {
 }
 
 /// A checkpoint `m` of these entries.
-fn archive(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
+pub fn archive(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         zip.start_file(format!("m/{name}"), SimpleFileOptions::default().compression_method(method)).unwrap();
@@ -32,7 +32,7 @@ fn checkpoint(body: &[u8]) -> Vec<u8> {
     archive(&[("data.pkl", &pickle), ("data/0", &[1; 24])], CompressionMethod::Stored)
 }
 
-fn text(s: &str) -> Vec<u8> {
+pub fn text(s: &str) -> Vec<u8> {
     [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat()
 }
 
@@ -42,7 +42,7 @@ fn ints(v: &[i32]) -> Vec<u8> {
 }
 
 /// A tensor over storage `key` of `numel` elements.
-fn tensor(class: &str, key: &str, numel: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
+pub fn tensor(class: &str, key: &str, numel: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
     [
         b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
         text("storage"),

@@ -36,5 +36,5 @@ pub fn open(root: &Path, wanted: &[String], notes: &mut Vec<String>) -> Result<V
         test.extend(held.into_iter().map(|(_, path)| Sample { path, defect: None, mask: None }));
         train = kept.into_iter().map(|(_, path)| path).collect();
     }
-    Ok(vec![Class { name: class, train, test }])
+    Ok(vec![Class { name: class, train, test, numbered_masks: false }])
 }

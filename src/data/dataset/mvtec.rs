@@ -49,7 +49,7 @@ fn class(root: &Path, name: String, folder: &Path, notes: &mut Vec<String>) -> R
     } else {
         notes.push(format!("{name}: there is no test folder"));
     }
-    Ok(Class { name, train, test })
+    Ok(Class { name, train, test, numbered_masks: false })
 }
 
 fn good(folder: &Path) -> Result<impl Iterator<Item = Sample>> {

@@ -59,10 +59,11 @@ pub fn open(root: &Path, wanted: &[String], notes: &mut Vec<String>) -> Result<V
 
 fn class(root: &Path, name: String, json: &Path, folder: &Path, notes: &mut Vec<String>) -> Result<Class> {
     let bytes = std::fs::read(json).at(json, "read the list")?;
-    let lists: Lists = serde_json::from_slice(&bytes).map_err(|e| Error::file(json, e.to_string()))?;
+    let lists: Lists = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::file(json, format!("this is no list of pictures as Real-IAD has it: {e}")))?;
     let find =
         |path: &str, list: &str, i: usize| listed(root, folder.join(path), json, &format!("{list}[{i}]"));
-    let mut class = Class { name, train: Vec::new(), test: Vec::new() };
+    let mut class = Class { name, ..Class::default() };
     for (i, entry) in lists.train.iter().enumerate() {
         if entry.anomaly_class != GOOD {
             return Err(Error::file(json, format!("train[{i}] has the defect `{}`", entry.anomaly_class)));

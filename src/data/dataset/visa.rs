@@ -26,9 +26,11 @@ pub fn open(root: &Path, wanted: &[String], notes: &mut Vec<String>) -> Result<V
         .trim(csv::Trim::All)
         .from_reader(text.trim_start_matches('\u{feff}').as_bytes());
     let mut objects: BTreeMap<String, Vec<(u64, Row)>> = BTreeMap::new();
-    let headers = reader.headers().map_err(|e| Error::file(&csv, e.to_string()))?.clone();
+    let broken =
+        |e: csv::Error| Error::file(&csv, format!("this is no list of pictures as VisA has it: {e}"));
+    let headers = reader.headers().map_err(broken)?.clone();
     for record in reader.records() {
-        let record = record.map_err(|e| Error::file(&csv, e.to_string()))?;
+        let record = record.map_err(broken)?;
         let line = record.position().map_or(0, |p| p.line());
         let row: Row =
             record.deserialize(Some(&headers)).map_err(|e| Error::file(&csv, format!("line {line}: {e}")))?;
@@ -39,7 +41,7 @@ pub fn open(root: &Path, wanted: &[String], notes: &mut Vec<String>) -> Result<V
     }
     let mut classes = Vec::new();
     for (name, rows) in select(root, objects.into_iter().collect(), wanted)? {
-        let mut class = Class { name, train: Vec::new(), test: Vec::new() };
+        let mut class = Class { name, numbered_masks: true, ..Class::default() };
         let mut bare = 0;
         for (line, row) in rows {
             let place = format!("line {line}");

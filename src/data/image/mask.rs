@@ -14,14 +14,27 @@ pub const LABEL_SIDE: usize = 256;
 /// are their indices, as PIL's tensors are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
+    /// Pixels in a row.
     pub width: usize,
+    /// Rows.
     pub height: usize,
+    /// 1 or 3.
     pub channels: usize,
+    /// `(height, width, channels)`.
     pub data: Vec<u8>,
     /// PIL's modes 1 and P, which are resized to the nearest pixel.
     pub nearest: bool,
     /// The file's largest value was 1; the values here are 0 and 255.
     pub scaled: bool,
+}
+
+impl Mask {
+    /// Every value but 0 becomes 255, interpolated from then on: what VisA's own split makes of its masks, whose pixels
+    /// hold the number of the defect's kind (1 to 9).
+    pub fn mark_all_kinds(&mut self) {
+        self.data.iter_mut().for_each(|v| *v = if *v == 0 { 0 } else { 255 });
+        (self.nearest, self.scaled) = (false, false);
+    }
 }
 
 /// Which mask pixels count as defect.

@@ -4,20 +4,21 @@ use super::canvas::*;
 use super::{Flaw, Pose, Rng};
 
 /// Pockets across and down, and their distances.
-const ACROSS: usize = 3;
-const DOWN: usize = 5;
-const GRID: (f32, f32) = (70.0, 43.0);
+const ACROSS: usize = 2;
+const DOWN: usize = 3;
+const GRID: (f32, f32) = (102.0, 70.0);
 /// A capsule's half length and radius; a pocket's half sides.
-const CAPSULE: (f32, f32) = (22.0, 9.0);
-const POCKET: (f32, f32) = (29.0, 16.0);
+const CAPSULE: (f32, f32) = (33.0, 13.0);
+const POCKET: (f32, f32) = (42.0, 23.0);
 const RED: Rgb = [0.74, 0.17, 0.15];
 const CREAM: Rgb = [0.90, 0.86, 0.76];
-/// The shade of a capsule of another product.
-const GREEN: Rgb = [0.22, 0.48, 0.30];
+/// The body of another product's capsule.
+const OTHER: Rgb = [0.80, 0.54, 0.16];
 
 enum State {
     Whole,
-    Missing,
+    /// Pressed out through the foil.
+    Burst,
     /// Only the part left of this place is there.
     Broken(f32),
     Other(f32),
@@ -31,14 +32,13 @@ struct Pack {
 
 pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
     let mut capsules: Vec<_> = (0..ACROSS * DOWN)
-        .map(|_| (Pose::new((rng.around(2.0), rng.around(1.2)), rng.around(0.07), 1.0), State::Whole))
+        .map(|_| (Pose::new((rng.around(1.2), rng.around(0.8)), rng.around(0.03), 1.0), State::Whole))
         .collect();
     let seed = rng.seed();
     if let Some(mut f) = flaw {
-        // The outer rows are cut by the model's crop, so the defect is in one of the middle three.
-        let i = ACROSS + f.rng.pick(ACROSS * (DOWN - 2));
+        let i = f.rng.pick(ACROSS * DOWN);
         capsules[i].1 = match f.kind {
-            "missing_capsule" => State::Missing,
+            "burst_pocket" => State::Burst,
             "broken_capsule" => State::Broken(CAPSULE.0 * (1.0 - 2.0 * f.size)),
             _ => State::Other(f.strength),
         };
@@ -61,7 +61,7 @@ impl Pack {
             (i as usize, t - (i - half) * grid)
         };
         let ((i, px), (j, py)) = (place(u, GRID.0, ACROSS), place(v, GRID.1, DOWN));
-        let wall = rounded_box(px, py, POCKET.0, POCKET.1, 14.0);
+        let wall = rounded_box(px, py, POCKET.0, POCKET.1, 21.0);
         if wall > 3.0 {
             return foil;
         }
@@ -77,7 +77,7 @@ impl Pack {
             let cap = if a < 1.0 { CAPSULE.1 } else { CAPSULE.1 - 0.8 };
             let whole = segment(a, b, (CAPSULE.1 - CAPSULE.0, 0.0), (CAPSULE.0 - CAPSULE.1, 0.0)).0 - cap;
             match state {
-                State::Missing => 99.0,
+                State::Burst => 99.0,
                 State::Broken(end) => whole.max(a - end - 2.2 * noise(s ^ 4, 0.3, 0.55 * b)),
                 _ => whole,
             }
@@ -85,13 +85,17 @@ impl Pack {
         let shadow = step(4.5, -3.5, edge(px - 2.5, py - 3.2));
         c = lit(c, 1.0 - 0.42 * shadow);
         if let State::Broken(end) = state {
-            // Spilt powder beside the break.
-            let d = hypot((px - end - 7.0) / 11.0, py / 9.0) + 0.7 * fbm(s ^ 5, 0.3 * px, 0.3 * py);
-            c = blend(
-                c,
-                lit([0.93, 0.90, 0.80], 0.90 + 0.14 * noise(s ^ 6, 1.3 * px, 1.3 * py)),
-                step(0.95, 0.75, d),
-            );
+            // Its filling, spilt beside the break.
+            let d = hypot((px - end - 12.0) / 17.0, py / 15.0) + 0.6 * fbm(s ^ 5, 0.25 * px, 0.25 * py);
+            let tone = 0.80 + 0.35 * noise(s ^ 6, 0.6 * px, 0.6 * py);
+            c = blend(c, lit([0.80, 0.50, 0.12], tone), step(0.95, 0.80, d));
+        }
+        if let State::Burst = state {
+            // Torn foil curls up around a dark hole.
+            let d = hypot(px / 31.0, py / 14.0) + 0.30 * fbm(s ^ 7, 0.13 * px, 0.16 * py);
+            let curl = 0.75 + 0.45 * slope + 0.15 * noise(s ^ 8, 0.4 * px, 0.4 * py);
+            c = blend(c, lit([0.95, 0.97, 1.0], curl), step(1.12, 1.04, d));
+            c = blend(c, [0.07, 0.06, 0.06], step(0.95, 0.87, d));
         }
         let e = edge(px, py);
         if e < 0.6 {
@@ -99,12 +103,10 @@ impl Pack {
             let t = (b / CAPSULE.1).clamp(-1.0, 1.0);
             let end = ((a.abs() - (CAPSULE.0 - CAPSULE.1)) / CAPSULE.1).clamp(0.0, 1.0);
             let round = (1.0 - t * t - end * end).max(0.0).sqrt();
-            let red = match state {
-                State::Other(k) => blend(RED, GREEN, *k),
-                _ => RED,
-            };
+            let other = if let State::Other(k) = state { *k } else { 0.0 };
+            let body = blend(RED, OTHER, other);
             let shell =
-                lit(blend(red, CREAM, step(0.7, 1.3, a)), 1.0 - 0.25 * step(0.9, 0.0, (a - 1.0).abs()));
+                lit(blend(body, CREAM, step(0.7, 1.3, a)), 1.0 - 0.25 * step(0.9, 0.0, (a - 1.0).abs()));
             let gloss = 0.55 * step(0.22, 0.0, (t + 0.42).abs()) * step(1.0, 0.5, a.abs() / CAPSULE.0);
             let body = blend(lit(shell, 0.52 + 0.5 * round), [1.0, 1.0, 1.0], gloss);
             let torn = if let State::Broken(stop) = state { 0.45 * step(stop - 3.5, *stop, a) } else { 0.0 };

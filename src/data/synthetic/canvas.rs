@@ -174,7 +174,7 @@ impl Stroke {
     }
 }
 
-/// An irregular patch: stain, rust, solder.
+/// An irregular patch: stain, rust, glue.
 pub struct Blob {
     at: (f32, f32),
     radius: f32,

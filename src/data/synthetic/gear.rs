@@ -4,14 +4,14 @@ use super::canvas::*;
 use super::{Flaw, Pose, Rng};
 use std::f32::consts::{PI, TAU};
 
-const TEETH: f32 = 16.0;
-const ROOT: f32 = 77.0;
-const TIP: f32 = 95.0;
+const TEETH: f32 = 12.0;
+const ROOT: f32 = 76.0;
+const TIP: f32 = 97.0;
 /// Inner and outer radius of the turned recess, radius of the bore.
 const RECESS: (f32, f32) = (33.0, 68.0);
 const BORE: f32 = 15.0;
-/// Circle of the six lightening holes, and their radius.
-const HOLES: (f32, f32) = (50.5, 10.5);
+/// Circle of the three lightening holes, and their radius.
+const HOLES: (f32, f32) = (50.5, 12.0);
 
 struct Gear {
     pose: Pose,
@@ -20,14 +20,14 @@ struct Gear {
     steel: u32,
     broken: Option<(f32, f32)>,
     rust: Option<Blob>,
-    scratch: Option<Stroke>,
+    gouge: Option<Stroke>,
     strength: f32,
 }
 
 pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
     let belt_at = (rng.range(0.0, 8.0), rng.range(0.0, 8.0));
     let (belt, steel) = (rng.seed(), rng.seed());
-    let mut g = Gear { pose, belt, belt_at, steel, broken: None, rust: None, scratch: None, strength: 1.0 };
+    let mut g = Gear { pose, belt, belt_at, steel, broken: None, rust: None, gouge: None, strength: 1.0 };
     if let Some(mut f) = flaw {
         let r = &mut f.rng;
         g.strength = f.strength;
@@ -38,7 +38,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
             "rust" => g.rust = Some(Blob::new(r, at(74.0), f.size)),
             _ => {
                 let angle = r.range(0.0, PI);
-                g.scratch = Some(Stroke::new(r, at(58.0), angle, f.size, 0.12, 2.6));
+                g.gouge = Some(Stroke::new(r, at(52.0), angle, f.size, 0.12, 8.0));
             }
         }
     }
@@ -64,10 +64,9 @@ impl Gear {
         }
         if r < RECESS.1 {
             let (c, s) = (0.5, 0.866_025_4);
-            return [(1.0, 0.0), (c, s), (-c, s)].iter().fold(r - TIP, |d: f32, h| {
-                let (hx, hy) = (HOLES.0 * h.0, HOLES.0 * h.1);
-                d.max(HOLES.1 - hypot(x - hx, y - hy)).max(HOLES.1 - hypot(x + hx, y + hy))
-            });
+            return [(-1.0, 0.0), (c, s), (c, -s)]
+                .iter()
+                .fold(r - TIP, |d: f32, h| d.max(HOLES.1 - hypot(x - HOLES.0 * h.0, y - HOLES.0 * h.1)));
         }
         let turn = (libm::atan2f(y, x) / TAU + 1.0) * TEETH;
         let tooth = turn.floor();
@@ -118,14 +117,11 @@ impl Gear {
         }
         let mut c = lit([0.98, 1.0, 1.03], k);
         if let Some(end) = self.fracture(u, v) {
-            // The torn face slopes away from the lamp or to it, and is coarse.
-            let grain = [0.52, 0.50, 0.48].map(|k| k + 0.50 * fbm(self.steel ^ 7, 0.55 * u, 0.55 * v));
-            c = blend(
-                c,
-                grain,
-                self.strength
-                    * step(end - 7.5, end - 5.5, pr + 1.2 * noise(self.steel ^ 8, 0.7 * u, 0.7 * v)),
-            );
+            // The torn face is coarse; an old crack has rusted it, the last of it broke bright.
+            let tone = 1.0 + 0.8 * fbm(self.steel ^ 7, 0.45 * u, 0.45 * v);
+            let grain = blend([0.30, 0.20, 0.14], [0.62, 0.58, 0.54], step(end - 6.0, end - 2.0, pr));
+            let torn = pr + 2.0 * noise(self.steel ^ 8, 0.4 * u, 0.4 * v);
+            c = blend(c, lit(grain, tone), self.strength * step(end - 14.0, end - 12.0, torn));
         }
         if let Some(rust) = &self.rust {
             let cover = step(1.05, 0.7, rust.depth(u, v)) * self.strength;
@@ -136,10 +132,13 @@ impl Gear {
                 cover * (0.8 + 0.2 * noise(self.steel ^ 6, 0.8 * u, 0.8 * v)),
             );
         }
-        if let Some(s) = &self.scratch {
+        if let Some(s) = &self.gouge {
+            // A grinder slipped: heat tint along a dark groove with a bright bottom.
             let e = s.edge(u, v);
-            c = lit(c, 1.0 - 0.45 * self.strength * step(1.6, 0.4, e));
-            c = blend(c, [0.93, 0.94, 0.96], self.strength * step(0.3, -0.5, e));
+            c = blend(c, [0.42, 0.30, 0.20], 0.8 * self.strength * step(4.5, 1.0, e));
+            c = blend(c, [0.10, 0.10, 0.16], self.strength * step(0.6, -0.6, e));
+            let bottom = 0.85 + 0.3 * noise(self.steel ^ 9, 0.8 * u, 0.8 * v);
+            c = blend(c, [bottom; 3], self.strength * step(-1.6, -2.6, e));
         }
         c
     }

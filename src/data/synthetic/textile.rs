@@ -42,7 +42,7 @@ pub fn draw(rng: &mut Rng, pose: Pose, flaw: Option<Flaw>) -> Scene {
             }
             "foreign_fibre" => {
                 let angle = r.range(0.0, PI);
-                c.fibre = Some((Stroke::new(r, at, angle, f.size, 0.5, 2.8), [0.75, 0.16, 0.14]));
+                c.fibre = Some((Stroke::new(r, at, angle, f.size, 0.5, 4.0), [0.75, 0.16, 0.14]));
             }
             "hole" => c.hole = Some(Blob::new(r, at, f.size)),
             _ => c.stain = Some(Blob::new(r, at, f.size)),

@@ -6,17 +6,21 @@ use crate::error::{Error, Result};
 
 /// One picture of a contact sheet.
 pub struct SheetRow<'a> {
+    /// Drawn as it is, and under its map.
     pub picture: &'a Rgb,
     /// `(side, side)`.
     pub map: &'a [f32],
     /// `(side, side)`, non-zero meaning anomalous; its outline is drawn.
     pub mask: Option<&'a [u8]>,
+    /// Printed over the picture.
     pub title: &'a str,
+    /// Printed beside the title.
     pub score: f32,
 }
 
 /// How a contact sheet looks.
 pub struct Sheet<'a> {
+    /// Printed at the top.
     pub title: &'a str,
     /// Of the maps and masks.
     pub side: usize,

@@ -11,16 +11,21 @@ use crate::eval::heatmap::{Rgb, png};
 /// What the page shows.
 #[derive(Clone, Copy)]
 pub struct Page<'a> {
+    /// Heading of the page.
     pub title: &'a str,
     /// An object is shown as a list of its fields.
     pub settings: &'a Value,
+    /// The table's rows; their mean is added.
     pub results: &'a [ClassResult],
+    /// The histograms.
     pub scores: &'a [Scores<'a>],
+    /// Pictures at the end of the page.
     pub pictures: &'a [Picture<'a>],
 }
 
 /// One class's image scores, drawn as a histogram of good against anomalous images.
 pub struct Scores<'a> {
+    /// Name of the class.
     pub name: &'a str,
     /// `(n)`.
     pub scores: &'a [f32],
@@ -32,7 +37,9 @@ pub struct Scores<'a> {
 
 /// A picture with a caption, such as a contact sheet.
 pub struct Picture<'a> {
+    /// Text above the picture.
     pub caption: &'a str,
+    /// Embedded as PNG.
     pub picture: &'a Rgb,
 }
 

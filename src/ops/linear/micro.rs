@@ -84,7 +84,7 @@ pub unsafe fn block<S: Simd>(
     }
 }
 
-/// One register tile; rows past `rows` repeat the last one and are not stored.
+/// One register tile; rows past `rows` repeat the last one and are not stored. SAFETY: as [`block`]'s, with `rows >= 1`.
 #[inline(always)]
 unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     s: S,

@@ -9,7 +9,9 @@ use crate::runtime::simd::{Elem, Kernel, Simd};
 /// A matrix inside a slice, `ld` elements from one stored row to the next.
 #[derive(Clone, Copy)]
 pub struct Mat<'a, E> {
+    /// All the elements, and maybe more.
     pub data: &'a [E],
+    /// Elements from one stored row to the next.
     pub ld: usize,
     /// Whether the slice holds the transpose: element (i, j) is then at `j·ld + i`, else at `i·ld + j`.
     pub transposed: bool,

@@ -14,6 +14,7 @@ pub struct Scalar<E>(PhantomData<E>);
 
 impl<E> Scalar<E> {
     #[allow(clippy::new_without_default)]
+    /// The tier that every machine has.
     pub fn new() -> Self {
         Self(PhantomData)
     }
@@ -21,6 +22,7 @@ impl<E> Scalar<E> {
 
 macro_rules! scalar {
     ($t:ty, $exp:expr, $erf:expr) => {
+        // SAFETY: as the trait says, the caller answers for as many elements behind `p` as are read or written.
         impl Simd for Scalar<$t> {
             type E = $t;
             type V = [$t; N];

@@ -3,33 +3,48 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
-use crate::runtime::Tensor;
 use crate::runtime::weights::{RawTensor, WeightFile};
+use crate::runtime::{Tensor, Tier};
+
+/// Metadata key of the [`checksum`].
+const CHECKSUM: &str = "blake3";
+
+fn checksum(features: &RawTensor) -> String {
+    blake3::hash(&features.bytes).to_hex().to_string()
+}
 
 /// The folder and how much is in it.
 pub struct Disk {
     folder: PathBuf,
+    tier: &'static str,
     limit: u64,
     used: u64,
 }
 
 impl Disk {
-    /// Makes the folder and adds up what it holds.
-    pub fn open(folder: &Path, limit: u64) -> Result<Self> {
+    /// Makes the folder and adds up what it holds. Features of another instruction tier are other bits: they are kept,
+    /// but not read.
+    pub fn open(folder: &Path, limit: u64, tier: Tier) -> Result<Self> {
         std::fs::create_dir_all(folder).at(folder, "make the cache folder")?;
         let used = list(folder)?.iter().map(|f| f.1).sum();
-        Ok(Self { folder: folder.to_path_buf(), limit, used })
+        Ok(Self { folder: folder.to_path_buf(), tier: tier.name(), limit, used })
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{key}.safetensors"))
+        self.folder.join(format!("{key}-{}-{}.safetensors", self.tier, env!("CARGO_PKG_VERSION")))
+    }
+
+    /// Whether there is a file for a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.path(key).exists()
     }
 
     /// The features of a key, if the file is there and whole; a damaged one counts as missing and is written again.
     pub fn read(&self, key: &str, len: usize) -> Option<Vec<f32>> {
-        let file = WeightFile::read(&self.path(key)).ok()?;
-        let f = file.tensors.get("features")?.to_f32().ok()?.data;
-        (f.len() == len).then_some(f)
+        let file = WeightFile::read(self.path(key)).ok()?;
+        let raw = file.tensors.get("features")?;
+        let whole = *file.metadata.get(CHECKSUM)? == checksum(raw);
+        raw.to_f32().ok().map(|f| f.data).filter(|f| whole && f.len() == len)
     }
 
     /// Keeps the features of a key; one that is larger than the limit is not kept.
@@ -43,7 +58,9 @@ impl Disk {
         }
         let path = self.path(key);
         let mut file = WeightFile { path: path.clone(), ..WeightFile::default() };
-        file.tensors.insert("features".into(), RawTensor::from_f32(&Tensor::new(&[f.len()], f.to_vec())));
+        let raw = RawTensor::from_f32(&Tensor::new(&[f.len()], f.to_vec()));
+        file.metadata.insert(CHECKSUM.into(), checksum(&raw));
+        file.tensors.insert("features".into(), raw);
         file.write(&path)?;
         self.used += size;
         Ok(())

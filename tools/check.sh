@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: format, lints, tests, benches that still run.
+# Needs Rust and nothing else. INP_GOLDENS=DIR adds the tests against the full set of golden tensors.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo fmt --check
+cargo clippy --release --all-targets -- -D warnings
+cargo test --release -- --show-output | tee target/tests.txt | grep -E '^(test |running|   Doc-tests)|FAILED|panicked|error'
+echo "skipped:"
+grep '^SKIPPED' target/tests.txt | sort | uniq -c || echo "  nothing"
+cargo bench --bench all -- --test >target/benches.txt 2>&1 || { tail -50 target/benches.txt; exit 1; }
+echo "every bench ran once; $(grep -c '^Success' target/benches.txt) cases"
