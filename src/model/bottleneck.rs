@@ -30,6 +30,6 @@ pub fn backward<E: Elem>(
 ) -> Result<Option<Tensor<E>>> {
     let h = gelu::forward(cpu, &s.pre)?;
     let dh = linear::backward(cpu, dy, &h, &p.fc2.w, &mut d.fc2.w, Some(&mut d.fc2.b), true)?;
-    let dpre = gelu::backward(cpu, &dh.expect("asked for"), &s.pre)?;
+    let dpre = gelu::backward(cpu, dh.expect("asked for"), &s.pre)?;
     linear::backward(cpu, &dpre, &s.x, &p.fc1.w, &mut d.fc1.w, Some(&mut d.fc1.b), need_dx)
 }

@@ -9,7 +9,8 @@ use crate::runtime::{Cpu, Elem, Tensor};
 
 /// What the backward needs of the forward.
 pub struct Saved<E: Elem> {
-    pub x: Tensor<E>,
+    /// The input, which is the output of the block before.
+    pub(super) x: Tensor<E>,
     norm_x: Tensor<E>,
     stats_x: layernorm::Stats<E>,
     norm_i: Tensor<E>,

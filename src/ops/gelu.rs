@@ -32,19 +32,18 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
     }
 }
 
-/// dy and x of one shape → `dy·(Φ(x) + x·φ(x))`.
-pub fn backward<E: Elem>(cpu: &Cpu, dy: &Tensor<E>, x: &Tensor<E>) -> Result<Tensor<E>> {
+/// dy and x of one shape → `dy·(Φ(x) + x·φ(x))`, in dy's memory: it is the largest gradient of a model.
+pub fn backward<E: Elem>(cpu: &Cpu, mut dy: Tensor<E>, x: &Tensor<E>) -> Result<Tensor<E>> {
     dy.expect("gelu", "dy", x.shape())?;
-    let dx = cpu.make_chunks(x.len(), CHUNK, |i, dx| {
-        let at = i * CHUNK..i * CHUNK + dx.len();
-        cpu.dispatch(Backward { dx, dy: &dy.data[at.clone()], x: &x.data[at] })
+    cpu.for_chunks(&mut dy.data, CHUNK, |i, d| {
+        let x = &x.data[i * CHUNK..][..d.len()];
+        cpu.dispatch(Backward { d, x })
     });
-    Ok(Tensor::new(x.shape(), dx))
+    Ok(dy)
 }
 
 struct Backward<'a, E> {
-    dx: &'a mut [E],
-    dy: &'a [E],
+    d: &'a mut [E],
     x: &'a [E],
 }
 impl<E: Elem> Kernel<E> for Backward<'_, E> {
@@ -55,7 +54,7 @@ impl<E: Elem> Kernel<E> for Backward<'_, E> {
         let (half, r) = (c(0.5), c(std::f64::consts::FRAC_1_SQRT_2));
         let (minus_half, norm) =
             (c(-0.5), c(0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2));
-        slice::zip2(s, self.dx, self.dy, self.x, |_, d, x| {
+        slice::zip(s, self.d, self.x, |d, x| {
             let cdf = s.fma(half, s.erf(s.mul(x, r)), half);
             let pdf = s.mul(norm, s.exp(s.mul(minus_half, s.mul(x, x))));
             s.mul(d, s.fma(x, pdf, cdf))
