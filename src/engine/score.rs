@@ -13,7 +13,7 @@ use crate::runtime::{Cpu, Tensor};
 /// Side of the anomaly map.
 pub const MAP_SIDE: usize = 256;
 /// Share of the map's largest pixels whose mean is the score.
-const TOP: f64 = 0.01;
+pub const TOP: f64 = 0.01;
 
 /// How to score.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +98,18 @@ impl Scorer {
     /// Scores one picture. Errors: a map that is not finite.
     pub fn score_into(&mut self, frame: &ImageView, verdict: &mut Verdict) -> Result<()> {
         self.score_batch_into(std::slice::from_ref(frame), std::slice::from_mut(verdict))
+    }
+
+    /// As [`Scorer::score_into`]; `stage` is called with a name as each stage ends.
+    pub fn score_timed(
+        &mut self,
+        frame: &ImageView,
+        verdict: &mut Verdict,
+        stage: &mut dyn FnMut(&'static str),
+    ) -> Result<()> {
+        self.score_into(frame, verdict)?;
+        stage("score");
+        Ok(())
     }
 
     /// Scores several pictures together; each gets the same bits as alone. Errors: as many verdicts as pictures are
