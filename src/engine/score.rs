@@ -140,7 +140,8 @@ impl Scorer {
         for (crop, out) in crops.chunks(x * x * 3).zip(img.data.chunks_mut(x * x * 3)) {
             preprocess::normalise_into(crop, out);
         }
-        let maps = inp_former::maps(&self.cpu, &self.model, &img, self.zero_shot, &mut |_, _| {})?;
+        let maps = || inp_former::maps(&self.cpu, &self.model, &img, self.zero_shot, &mut |_, _| {});
+        let maps = self.cpu.enter(maps)?;
         for (i, v) in verdicts.iter_mut().enumerate() {
             let map = maps.gauss.slab(i);
             v.score = anomaly_map::score(map, TOP)?;

@@ -9,7 +9,7 @@ use crate::runtime::{Cpu, Elem, Tensor};
 
 /// What the backward needs of the forward.
 pub struct Saved<E: Elem> {
-    x: Tensor<E>,
+    pub x: Tensor<E>,
     norm_x: Tensor<E>,
     stats_x: layernorm::Stats<E>,
     norm_i: Tensor<E>,

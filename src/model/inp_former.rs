@@ -143,16 +143,15 @@ pub fn forward<E: Elem>(
     let (mut x, saved) = bottleneck::forward(cpu, &p.bottleneck, head.fused.clone())?;
     tap("bottleneck", &x);
     head.bottleneck = Some(saved);
-    let mut outputs = Vec::with_capacity(p.decoder.len());
     for (j, block) in p.decoder.iter().enumerate() {
         let (y, saved) = decoder::forward(cpu, block, x, &head.inp, cfg.heads)?;
         tap(&format!("dec{j}"), &y);
         head.decoder.push(saved);
-        outputs.push(y.clone());
         x = y;
     }
-    outputs.reverse();
-    let mean = |g: &Vec<usize>| fuse::mean(cpu, &g.iter().map(|&i| &outputs[i]).collect::<Vec<_>>());
+    // Each block kept its input, which is the output of the one before.
+    let outputs: Vec<_> = head.decoder.iter().skip(1).map(|s| &s.x).chain([&x]).rev().collect();
+    let mean = |g: &Vec<usize>| fuse::mean(cpu, &g.iter().map(|&i| outputs[i]).collect::<Vec<_>>());
     head.de = cfg.decoder_groups.iter().map(mean).collect::<Result<_>>()?;
     Ok(head)
 }

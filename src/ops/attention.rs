@@ -77,8 +77,10 @@ pub fn picture<E: Elem>(
     cpu.for_chunks(packed, head, |h, out| {
         let (k, v) = out.split_at_mut(keys);
         let mat = |part| &qkv[part * c + h * d..];
-        panels(cpu, k, Mat::transposed(mat(1), 3 * c), d, t, nr);
-        panels(cpu, v, Mat::plain(mat(2), 3 * c), t, d, nr);
+        let (keys, values) = (Mat::transposed(mat(1), 3 * c), Mat::plain(mat(2), 3 * c));
+        let out = (Out(k.as_mut_ptr()), Out(v.as_mut_ptr()));
+        cpu.dispatch(Pack { out: out.0, width: nr, kc: d, b: keys, k0: 0, rows: 0..d, cols: 0..t });
+        cpu.dispatch(Pack { out: out.1, width: nr, kc: t, b: values, k0: 0, rows: 0..t, cols: 0..d });
     });
     let out = Out(y.as_mut_ptr());
     cpu.run(heads * blocks, |i| {
@@ -88,13 +90,6 @@ pub fn picture<E: Elem>(
         let rows = (TILES * mr).min(t - row);
         cpu.dispatch(Block { out, at: row * c + h * d, c, q, keys, values, scale, shape: [rows, t, d] })
     });
-}
-
-/// Packs `b` `(k, n)` into panels of `nr` columns.
-fn panels<E: Elem>(cpu: &Cpu, out: &mut [E], b: Mat<E>, k: usize, n: usize, nr: usize) {
-    for (p, out) in out.chunks_exact_mut(k * nr).enumerate() {
-        cpu.dispatch(Pack { out, width: nr, b, k0: 0, j0: p * nr, cols: nr.min(n - p * nr) })
-    }
 }
 
 /// A block of query rows of one head; `shape` is (rows, T, D).

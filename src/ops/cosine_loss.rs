@@ -104,12 +104,11 @@ pub fn backward<E: Elem>(
             (E::from_f64(-s), E::from_f64(if nd > EPS { s * ad / (nd * nd) } else { 0.0 }))
         })
         .collect();
-    let mut dd = d.zeros_like();
-    cpu.for_chunks(&mut dd.data, c, |i, dd| {
+    let dd = cpu.make_chunks(d.len(), c, |i, dd| {
         let ((wa, wd), f) = (weights[i / n], factor.data[i]);
         cpu.dispatch(Backward { dd, a: a.row(i), d: d.row(i), wa: wa * f, wd: wd * f });
     });
-    Ok(dd)
+    Ok(Tensor::new(d.shape(), dd))
 }
 
 struct Backward<'a, E> {

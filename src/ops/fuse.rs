@@ -5,7 +5,7 @@ use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
 /// Elements handled by one task.
-const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 4 * 1024;
 
 /// Parts of one shape → their element-wise mean, added in the order given, then divided.
 pub fn mean<E: Elem>(cpu: &Cpu, parts: &[&Tensor<E>]) -> Result<Tensor<E>> {
@@ -23,11 +23,10 @@ fn combine<E: Elem>(cpu: &Cpu, parts: &[(E, &Tensor<E>)], divisor: Option<E>) ->
     for (_, p) in parts {
         p.expect("fuse", "part", first.shape())?;
     }
-    let mut y = first.zeros_like();
-    cpu.for_chunks(&mut y.data, CHUNK, |i, y| {
+    let y = cpu.make_chunks(first.len(), CHUNK, |i, y| {
         cpu.dispatch(Combine { y, parts, first: i * CHUNK, divisor });
     });
-    Ok(y)
+    Ok(Tensor::new(first.shape(), y))
 }
 
 struct Combine<'a, E: Elem> {
@@ -63,9 +62,9 @@ pub fn drop_prefix<E: Elem>(cpu: &Cpu, x: &Tensor<E>, prefix: usize) -> Result<T
             got: format!("({b}, {t}, {c})"),
         });
     }
-    let mut y = Tensor::zeros(&[b, t - prefix, c]);
-    cpu.for_chunks(&mut y.data, (t - prefix) * c, |i, y| y.copy_from_slice(&x.slab(i)[prefix * c..]));
-    Ok(y)
+    let n = t - prefix;
+    let y = cpu.make_chunks(b * n * c, c, |i, y| y.copy_from_slice(x.row(i / n * t + prefix + i % n)));
+    Ok(Tensor::new(&[b, n, c], y))
 }
 
 /// `y += x`. Where x is smaller it is repeated along y's slowest axes: y `(B, P, C)`, x `(P, C)`.

@@ -24,11 +24,11 @@ pub struct Saved<E: Elem> {
 /// f `(B, N, C)`, inp `(B, P, C)` → loss, distances and nearest prototypes.
 pub fn forward<E: Elem>(cpu: &Cpu, f: &Tensor<E>, inp: &Tensor<E>) -> Result<Saved<E>> {
     check(f, inp)?;
-    let mut dist = Tensor::zeros(&f.shape()[..2]);
-    let mut index = vec![0; f.rows()];
-    cpu.for_chunks2(&mut dist.data, ROWS, &mut index, ROWS, |i, dist, index| {
+    let chunks = [f.rows(), ROWS];
+    let (dist, index) = cpu.make_chunks2(chunks, chunks, |i, dist, index| {
         cpu.dispatch(Forward { dist, index, f, inp, first: i * ROWS });
     });
+    let dist = Tensor::new(&f.shape()[..2], dist);
     let loss = dist.data.iter().map(|x| x.to_f64()).sum::<f64>() / dist.len() as f64;
     Ok(Saved { loss: E::from_f64(loss), dist, index })
 }

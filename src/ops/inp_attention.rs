@@ -19,7 +19,7 @@ pub struct Saved<E: Elem> {
     /// Attention after the ReLU, `(B, N, H, P)`.
     pub a: Tensor<E>,
     /// `1/max(‖q‖, eps)`, `(B, N, H)`.
-    q_inv: Tensor<E>,
+    q_inv: Vec<E>,
     /// Unit keys, `(B, P, C)`.
     k_hat: Tensor<E>,
     /// `1/max(‖k‖, eps)`, `(B, P, H)`.
@@ -36,23 +36,23 @@ pub fn forward<E: Elem>(
 ) -> Result<(Tensor<E>, Saved<E>)> {
     let (b, n, p, d) = check(q, kv, scale, heads)?;
     let c = heads * d;
-    let (mut k_hat, mut k_inv) = (Tensor::zeros(&[b, p, c]), Tensor::zeros(&[b, p, heads]));
-    cpu.for_chunks2(&mut k_hat.data, c, &mut k_inv.data, heads, |i, hat, inv| {
+    let (k_hat, k_inv) = cpu.make_chunks2([b * p * c, c], [b * p * heads, heads], |i, hat, inv| {
         hat.copy_from_slice(&kv.row(i)[..c]);
-        cpu.dispatch(Normalize { x: hat, inv });
+        cpu.dispatch(Lengths { inv, x: hat });
+        hat.chunks_exact_mut(d).zip(inv).for_each(|(x, inv)| x.iter_mut().for_each(|x| *x = *x * *inv));
     });
-    let (mut out, mut a) = (q.zeros_like(), Tensor::zeros(&[b, n, heads, p]));
-    let mut q_inv = Tensor::zeros(&[b, n, heads]);
-    let mut tasks: Vec<_> = (out.data.chunks_mut(ROWS * c))
-        .zip(a.data.chunks_mut(ROWS * heads * p))
-        .zip(q_inv.data.chunks_mut(ROWS * heads))
-        .collect();
-    cpu.for_chunks(&mut tasks, 1, |i, task| {
-        let ((out, a), q_inv) = &mut task[0];
-        let (k_hat, scale) = (&k_hat, &scale.data[..]);
+    let q_inv = cpu.make_chunks(b * n * heads, ROWS * heads, |i, inv| {
+        let x = &q.data[i * ROWS * c..][..inv.len() * d];
+        cpu.dispatch(Lengths { inv, x });
+    });
+    let k_hat = Tensor::new(&[b, p, c], k_hat);
+    let rows = ROWS * heads;
+    let (out, a) = cpu.make_chunks2([q.len(), rows * d], [b * n * heads * p, rows * p], |i, out, a| {
+        let (k_hat, q_inv, scale) = (&k_hat, &q_inv[i * rows..][..a.len() / p], &scale.data[..]);
         cpu.dispatch(Forward { out, a, q_inv, q, kv, k_hat, scale, first: i * ROWS, n, p, d });
     });
-    Ok((out, Saved { a, q_inv, k_hat, k_inv }))
+    let (a, k_inv) = (Tensor::new(&[b, n, heads, p], a), Tensor::new(&[b, p, heads], k_inv));
+    Ok((Tensor::new(q.shape(), out), Saved { a, q_inv, k_hat, k_inv }))
 }
 
 /// Checks q, kv and scale; B, N, P, D.
@@ -69,19 +69,18 @@ fn check<E: Elem>(
     Ok((q.shape()[0], q.shape()[1], kv.shape()[1], d))
 }
 
-/// `x` holds `inv.len()` vectors: divides each by its length and writes `1/length`.
-struct Normalize<'a, E> {
-    x: &'a mut [E],
+/// `x` holds `inv.len()` vectors: `1/max(‖x‖, eps)` of each.
+struct Lengths<'a, E> {
     inv: &'a mut [E],
+    x: &'a [E],
 }
-impl<E: Elem> Kernel<E> for Normalize<'_, E> {
+impl<E: Elem> Kernel<E> for Lengths<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
         let d = self.x.len() / self.inv.len();
-        for (x, inv) in self.x.chunks_exact_mut(d).zip(self.inv) {
+        for (inv, x) in self.inv.iter_mut().zip(self.x.chunks_exact(d)) {
             *inv = E::ONE / slice::dot(s, x, x).sqrt().max(E::from_f64(EPS));
-            slice::scale(s, x, *inv);
         }
     }
 }
@@ -89,7 +88,7 @@ impl<E: Elem> Kernel<E> for Normalize<'_, E> {
 struct Forward<'a, E: Elem> {
     out: &'a mut [E],
     a: &'a mut [E],
-    q_inv: &'a mut [E],
+    q_inv: &'a [E],
     q: &'a Tensor<E>,
     kv: &'a Tensor<E>,
     k_hat: &'a Tensor<E>,
@@ -105,11 +104,10 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
     fn run<S: Simd<E = E>>(self, s: S) {
         let Self { out, a, q_inv, q, kv, k_hat, scale, first, n, p, d } = self;
         let c = q.cols();
-        for (i, inv) in q_inv.iter_mut().enumerate() {
+        for (i, inv) in q_inv.iter().enumerate() {
             let (row, h) = (first + i / scale.len(), i % scale.len());
             let q = &q.row(row)[h * d..][..d];
             let out = &mut out[i * d..][..d];
-            *inv = E::ONE / slice::dot(s, q, q).sqrt().max(E::from_f64(EPS));
             for (j, a) in a[i * p..][..p].iter_mut().enumerate() {
                 let r = row / n * p + j;
                 let score = slice::dot(s, q, &k_hat.row(r)[h * d..][..d]) * *inv * scale[h];
@@ -141,18 +139,16 @@ pub fn backward<E: Elem>(
     dscale.expect("inp_attention", "dscale", &[heads, 1, 1])?;
     saved.a.expect("inp_attention", "saved.a", &[b, n, heads, p])?;
     let scale = &scale.data[..];
-    let (mut dq, mut da) = (q.zeros_like(), saved.a.zeros_like());
-    cpu.for_chunks2(&mut dq.data, ROWS * c, &mut da.data, ROWS * heads * p, |i, dq, da| {
+    let (dq, da) = cpu.make_chunks2([q.len(), ROWS * c], [saved.a.len(), ROWS * heads * p], |i, dq, da| {
         cpu.dispatch(Queries { dq, da, dout, q, kv, scale, saved, first: i * ROWS, n, p, d });
     });
-    let (mut dkv, mut parts) = (kv.zeros_like(), vec![E::ZERO; b * p * heads]);
-    cpu.for_chunks2(&mut dkv.data, 2 * c, &mut parts, heads, |i, dkv, dscale| {
+    let (dkv, parts) = cpu.make_chunks2([kv.len(), 2 * c], [b * p * heads, heads], |i, dkv, dscale| {
         cpu.dispatch(Prototype { dkv, dscale, dout, q, scale, saved, da: &da, row: i, n, p, d });
     });
     for part in parts.chunks_exact(heads) {
         dscale.data.iter_mut().zip(part).for_each(|(y, &x)| *y += x);
     }
-    Ok((dq, dkv))
+    Ok((Tensor::new(q.shape(), dq), Tensor::new(kv.shape(), dkv)))
 }
 
 /// `dx̂` in place → dx, for `x̂ = x·inv`: `inv·(dx̂ - x̂·(x̂·dx̂))`, or `inv·dx̂` where the length was clamped.
@@ -195,7 +191,7 @@ impl<E: Elem> Kernel<E> for Queries<'_, E> {
                     slice::axpy(s, dq, *da * scale[h], &saved.k_hat.row(r)[h * d..][..d]);
                 }
             }
-            let inv = saved.q_inv.data[at];
+            let inv = saved.q_inv[at];
             unnormalize(s, dq, &q.row(row)[h * d..][..d], inv, inv);
         }
     }
@@ -209,7 +205,7 @@ struct Prototype<'a, E: Elem> {
     q: &'a Tensor<E>,
     scale: &'a [E],
     saved: &'a Saved<E>,
-    da: &'a Tensor<E>,
+    da: &'a [E],
     row: usize,
     n: usize,
     p: usize,
@@ -224,9 +220,9 @@ impl<E: Elem> Kernel<E> for Prototype<'_, E> {
         for i in row / p * n..(row / p + 1) * n {
             for (h, &scale) in scale.iter().enumerate() {
                 let at = i * dscale.len() + h;
-                let (a, da) = (saved.a.data[at * p + row % p], da.data[at * p + row % p]);
+                let (a, da) = (saved.a.data[at * p + row % p], da[at * p + row % p]);
                 if a > E::ZERO {
-                    let w = da * scale * saved.q_inv.data[at];
+                    let w = da * scale * saved.q_inv[at];
                     slice::axpy(s, &mut dk[h * d..][..d], w, &q.row(i)[h * d..][..d]);
                     slice::axpy(s, &mut dv[h * d..][..d], a, &dout.row(i)[h * d..][..d]);
                     dscale[h] += da * a / scale;

@@ -14,9 +14,8 @@ pub fn forward<E: Elem>(
     heads: usize,
 ) -> Result<(Tensor<E>, Tensor<E>)> {
     let (b, n, p, d) = check(q, kv, heads)?;
-    let mut probs = Tensor::zeros(&[b, heads, p, n]);
-    let mut by_head = vec![E::ZERO; b * p * heads * d];
-    cpu.for_chunks2(&mut by_head, p * d, &mut probs.data, p * n, |i, out, probs| {
+    let rows = b * heads * p;
+    let (by_head, probs) = cpu.make_chunks2([rows * d, p * d], [rows * n, p * n], |i, out, probs| {
         cpu.dispatch(Head { out, probs, q: &q.data, kv: kv.slab(i / heads), head: i % heads, heads, n, d });
     });
     let mut out = Tensor::zeros(&[b, p, heads * d]);
@@ -24,7 +23,7 @@ pub fn forward<E: Elem>(
         let (b, p_, h) = (i / (heads * p), i / heads % p, i % heads);
         out.copy_from_slice(&by_head[((b * heads + h) * p + p_) * d..][..d]);
     }
-    Ok((out, probs))
+    Ok((out, Tensor::new(&[b, heads, p, n], probs)))
 }
 
 /// Checks q and kv; B, N, P, D.
@@ -100,8 +99,7 @@ pub fn backward<E: Elem>(
     let c = heads * d;
     dout.expect("inp_extract", "dout", &[b, p, c])?;
     probs.expect("inp_extract", "probs", &[b, heads, p, n])?;
-    let (mut dkv, mut parts) = (kv.zeros_like(), vec![E::ZERO; b * p * c]);
-    cpu.for_chunks2(&mut dkv.data, n * 2 * c, &mut parts, p * c, |i, dkv, dq| {
+    let (dkv, parts) = cpu.make_chunks2([kv.len(), n * 2 * c], [b * p * c, p * c], |i, dkv, dq| {
         let (dout, kv, probs) = (dout.slab(i), kv.slab(i), probs.slab(i));
         cpu.dispatch(Backward { dq, dkv, dout, q: &q.data, kv, probs, heads, n, d });
     });
@@ -109,7 +107,7 @@ pub fn backward<E: Elem>(
     for part in parts.chunks_exact(p * c) {
         dq.data.iter_mut().zip(part).for_each(|(y, &x)| *y += x);
     }
-    Ok((dq, dkv))
+    Ok((dq, Tensor::new(kv.shape(), dkv)))
 }
 
 struct Backward<'a, E> {

@@ -28,14 +28,13 @@ pub fn forward<E: Elem>(
     let c = x.cols();
     gain.expect("layernorm", "gain", &[c])?;
     bias.expect("layernorm", "bias", &[c])?;
-    let mut y = x.zeros_like();
-    let mut stats = vec![(E::ZERO, E::ZERO); if c == 0 { 0 } else { x.rows() }];
-    cpu.for_chunks2(&mut y.data, ROWS * c.max(1), &mut stats, ROWS, |i, y, stats| {
+    let rows = if c == 0 { 0 } else { x.rows() };
+    let (y, stats) = cpu.make_chunks2([x.len(), ROWS * c.max(1)], [rows, ROWS], |i, y, stats| {
         let x = &x.data[i * ROWS * c..][..y.len()];
         cpu.dispatch(Forward { y, stats, x, gain: &gain.data, bias: &bias.data, eps: E::from_f64(eps) })
     });
     let (mean, rstd) = stats.into_iter().unzip();
-    Ok((y, Stats { mean, rstd }))
+    Ok((Tensor::new(x.shape(), y), Stats { mean, rstd }))
 }
 
 struct Forward<'a, E> {
@@ -106,13 +105,12 @@ pub fn backward<E: Elem>(
     gain.expect("layernorm", "gain", &[c])?;
     dgain.expect("layernorm", "dgain", &[c])?;
     dbias.expect("layernorm", "dbias", &[c])?;
-    let mut dx = x.zeros_like();
-    if dx.is_empty() {
-        return Ok(dx);
+    if x.is_empty() {
+        return Ok(x.zeros_like());
     }
-    // (blocks of rows, 2, C): what each adds to dgain and dbias.
-    let mut partial = vec![E::ZERO; x.rows().div_ceil(ROWS) * 2 * c];
-    cpu.for_chunks2(&mut dx.data, ROWS * c, &mut partial, 2 * c, |i, dx, partial| {
+    // partial (blocks of rows, 2, C): what each adds to dgain and dbias.
+    let partial = [x.rows().div_ceil(ROWS) * 2 * c, 2 * c];
+    let (dx, partial) = cpu.make_chunks2([x.len(), ROWS * c], partial, |i, dx, partial| {
         let at = i * ROWS * c..i * ROWS * c + dx.len();
         let (mean, rstd) = (&stats.mean[i * ROWS..], &stats.rstd[i * ROWS..]);
         let (dy, x, gain) = (&dy.data[at.clone()], &x.data[at], &gain.data);
@@ -122,7 +120,7 @@ pub fn backward<E: Elem>(
         cpu.dispatch(Add(&mut dgain.data, &partial[..c]));
         cpu.dispatch(Add(&mut dbias.data, &partial[c..]));
     }
-    Ok(dx)
+    Ok(Tensor::new(x.shape(), dx))
 }
 
 struct Backward<'a, E> {

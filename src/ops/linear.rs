@@ -8,7 +8,7 @@ pub mod packed;
 use crate::error::Result;
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
-use gemm::{Mat, Start, gemm};
+use gemm::{Mat, Start, gemm, product};
 
 /// x `(…, K)`, w `(N, K)`, b `(N)` → `(…, N)`.
 ///
@@ -22,11 +22,8 @@ pub fn forward<E: Elem>(cpu: &Cpu, x: &Tensor<E>, w: &Tensor<E>, b: Option<&Tens
     }
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("x has at least one axis") = n;
-    let mut y = Tensor::zeros(&shape);
-    let start = b.map_or(Start::Zero, |b| Start::Bias(&b.data));
-    let (x, w, m) = (Mat::plain(&x.data, k), Mat::transposed(&w.data, k), x.rows());
-    gemm(cpu, [m, n, k], x, w, &mut y.data, n, start);
-    Ok(y)
+    let (m, x, w) = (x.rows(), Mat::plain(&x.data, k), Mat::transposed(&w.data, k));
+    Ok(Tensor::new(&shape, product(cpu, [m, n, k], x, w, b.map(|b| &b.data[..]))))
 }
 
 /// dy `(…, N)` → dx `(…, K)` (only if `need_dx`); `dw += dyᵀ·x`, `db += Σ_rows dy`.
@@ -47,36 +44,35 @@ pub fn backward<E: Elem>(
     dw.expect("linear", "dw", &[n, k])?;
     if let Some(db) = db {
         db.expect("linear", "db", &[n])?;
-        cpu.for_chunks(&mut db.data, COLUMNS, |i, sum| {
-            cpu.dispatch(ColumnSums { sum, x: &dy.data, first: i * COLUMNS, ld: n })
+        let parts = cpu.make_chunks(m.div_ceil(ROWS) * n, n, |i, sum| {
+            let at = i * ROWS * n;
+            cpu.dispatch(ColumnSums { sum, x: &dy.data[at..(at + ROWS * n).min(m * n)] })
         });
+        cpu.dispatch(ColumnSums { sum: &mut db.data, x: &parts });
     }
     let d = &dy.data;
     gemm(cpu, [n, k, m], Mat::transposed(d, n), Mat::plain(&x.data, k), &mut dw.data, k, Start::Add);
     if !need_dx {
         return Ok(None);
     }
-    let mut dx = x.zeros_like();
-    gemm(cpu, [m, k, n], Mat::plain(d, n), Mat::plain(&w.data, k), &mut dx.data, k, Start::Zero);
-    Ok(Some(dx))
+    let dx = product(cpu, [m, k, n], Mat::plain(d, n), Mat::plain(&w.data, k), None);
+    Ok(Some(Tensor::new(x.shape(), dx)))
 }
 
-/// Columns whose sums one task makes.
-const COLUMNS: usize = 256;
+/// Rows of one partial column sum: fixed, so that the order of summation is too.
+const ROWS: usize = 64;
 
-/// `sum[j] += Σ_rows x[row·ld + first + j]`, rows in order.
+/// `sum += Σ_rows x`, rows in order.
 struct ColumnSums<'a, E> {
     sum: &'a mut [E],
     x: &'a [E],
-    first: usize,
-    ld: usize,
 }
 impl<E: Elem> Kernel<E> for ColumnSums<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
-        for row in self.x.chunks_exact(self.ld) {
-            slice::add(s, self.sum, &row[self.first..self.first + self.sum.len()]);
+        for row in self.x.chunks_exact(self.sum.len().max(1)) {
+            slice::add(s, self.sum, row);
         }
     }
 }

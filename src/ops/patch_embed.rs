@@ -28,8 +28,7 @@ pub fn forward<E: Elem>(
         });
     }
     let (gh, gw, k) = (h / p, w / p, planes * p * p);
-    let mut cols = Tensor::zeros(&[b, gh * gw, k]);
-    cpu.for_chunks(&mut cols.data, gw * k, |strip, out| {
+    let cols = cpu.make_chunks(b * gh * gw * k, gw * k, |strip, out| {
         let (img, top) = (img.slab(strip / gh), strip % gh * p);
         for (i, out) in out.chunks_exact_mut(p).enumerate() {
             let (patch, plane, y) = (i / (planes * p), i / p % planes, i % p);
@@ -37,6 +36,7 @@ pub fn forward<E: Elem>(
             out.copy_from_slice(&img[at..at + p]);
         }
     });
+    let cols = Tensor::new(&[b, gh * gw, k], cols);
     linear::forward(cpu, &cols, &weight.clone().reshaped(&[c, k]), Some(bias))
 }
 
@@ -128,8 +128,7 @@ pub fn tokens<E: Elem>(
     }
     let r = registers.map_or(0, |r| r.shape()[1]);
     let t = 1 + r + n;
-    let mut y = Tensor::zeros(&[b, t, c]);
-    cpu.for_chunks(&mut y.data, c, |i, y| {
+    let y = cpu.make_chunks(b * t * c, c, |i, y| {
         let (b, i) = (i / t, i % t);
         let (from, pos) = match (i, registers) {
             (0, _) => (cls.row(0), Some(pos.row(0))),
@@ -141,7 +140,7 @@ pub fn tokens<E: Elem>(
             cpu.dispatch(Add { y, x });
         }
     });
-    Ok(y)
+    Ok(Tensor::new(&[b, t, c], y))
 }
 
 struct Add<'a, E> {

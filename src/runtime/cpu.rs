@@ -1,5 +1,6 @@
 //! The CPU as a device: a thread pool and an instruction tier, both chosen once.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -54,6 +55,14 @@ impl Cpu {
     pub fn dispatch<E: Elem, K: Kernel<E>>(&self, kernel: K) -> K::Output {
         E::dispatch(self.tier, kernel)
     }
+    /// Runs `f`, a sequence of ops, on a thread of the pool: each op then starts its tasks from there, where it would
+    /// otherwise wake the pool and put its own thread to sleep.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        match &self.pool {
+            Some(pool) => pool.install(f),
+            None => f(),
+        }
+    }
     /// Calls `f(0..tasks)`, in any order, on the pool. What a task computes must not depend on which thread runs it.
     pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync + Send) {
         match &self.pool {
@@ -78,30 +87,48 @@ impl Cpu {
             _ => out.chunks_mut(chunk.max(1)).enumerate().for_each(|(i, c)| f(i, c)),
         }
     }
-    /// As [`Cpu::for_chunks`] over two outputs split into the same number of chunks.
-    pub fn for_chunks2<T: Send, U: Send>(
+    /// A vector of `len` elements made in chunks of `chunk`: `f(index, chunk)` finds its own zero, on the pool.
+    ///
+    /// The task that assigns a chunk also clears it, so that the zeros never leave its cache; clearing the whole vector
+    /// beforehand would be one more pass through memory, on one thread.
+    pub fn make_chunks<T: Copy + Default + Send>(
         &self,
-        a: &mut [T],
-        chunk_a: usize,
-        b: &mut [U],
-        chunk_b: usize,
-        f: impl Fn(usize, &mut [T], &mut [U]) + Sync + Send,
-    ) {
-        assert_eq!(a.len().div_ceil(chunk_a), b.len().div_ceil(chunk_b), "for_chunks2: chunk counts differ");
-        match &self.pool {
-            Some(pool) => pool.install(|| {
-                a.par_chunks_mut(chunk_a)
-                    .zip(b.par_chunks_mut(chunk_b))
-                    .enumerate()
-                    .for_each(|(i, (x, y))| f(i, x, y))
-            }),
-            None => a
-                .chunks_mut(chunk_a)
-                .zip(b.chunks_mut(chunk_b))
-                .enumerate()
-                .for_each(|(i, (x, y))| f(i, x, y)),
-        }
+        len: usize,
+        chunk: usize,
+        f: impl Fn(usize, &mut [T]) + Sync + Send,
+    ) -> Vec<T> {
+        let mut v = Vec::with_capacity(len);
+        self.for_chunks(&mut v.spare_capacity_mut()[..len], chunk, |i, c| f(i, zeroed(c)));
+        // SAFETY: `for_chunks` went over all `len` elements, and `zeroed` wrote each.
+        unsafe { v.set_len(len) };
+        v
     }
+    /// As [`Cpu::make_chunks`] for two vectors, each given as `[len, chunk]`, of the same number of chunks.
+    pub fn make_chunks2<T: Copy + Default + Send, U: Copy + Default + Send>(
+        &self,
+        [len_a, chunk_a]: [usize; 2],
+        [len_b, chunk_b]: [usize; 2],
+        f: impl Fn(usize, &mut [T], &mut [U]) + Sync + Send,
+    ) -> (Vec<T>, Vec<U>) {
+        assert_eq!(len_a.div_ceil(chunk_a), len_b.div_ceil(chunk_b), "make_chunks2: chunk counts differ");
+        let (mut a, mut b) = (Vec::with_capacity(len_a), Vec::with_capacity(len_b));
+        let mut pairs: Vec<_> = (a.spare_capacity_mut()[..len_a].chunks_mut(chunk_a))
+            .zip(b.spare_capacity_mut()[..len_b].chunks_mut(chunk_b))
+            .collect();
+        self.for_chunks(&mut pairs, 1, |i, pair| f(i, zeroed(pair[0].0), zeroed(pair[0].1)));
+        // SAFETY: the pairs cover both vectors, and `zeroed` wrote each element.
+        unsafe {
+            a.set_len(len_a);
+            b.set_len(len_b);
+        }
+        (a, b)
+    }
+}
+
+fn zeroed<T: Copy + Default>(c: &mut [MaybeUninit<T>]) -> &mut [T] {
+    c.fill(MaybeUninit::new(T::default()));
+    // SAFETY: every element has just been written.
+    unsafe { c.assume_init_mut() }
 }
 
 /// Tells the allocator to keep freed memory for the next tensor instead of giving it back to the system: the pages of
@@ -114,5 +141,7 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+        // The heaps of further threads are small and given back whole.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }

@@ -198,8 +198,9 @@ impl<'a> FeatureStore<'a> {
     /// Features of the items `batch`, in that order: (B, N, C) for each group.
     pub fn batch(&mut self, batch: &[usize]) -> Result<Features> {
         let mut rows: Vec<Option<Vec<f32>>> =
-            batch.iter().map(|&i| self.ram[i].clone().or_else(|| self.on_disk(i))).collect();
-        let missing: Vec<usize> = (0..batch.len()).filter(|&b| rows[b].is_none()).collect();
+            batch.iter().map(|&i| if self.ram[i].is_some() { None } else { self.on_disk(i) }).collect();
+        let missing: Vec<usize> =
+            (0..batch.len()).filter(|&b| rows[b].is_none() && self.ram[batch[b]].is_none()).collect();
         let jobs: Vec<usize> = missing.iter().map(|&b| batch[b]).collect();
         let (cfg, limits, encoder) = (&self.model.config, &self.limits, &self.encoder);
         let (items, keys) = (&self.items, &self.keys);
@@ -227,7 +228,10 @@ impl<'a> FeatureStore<'a> {
         let size = n * cfg.channels;
         let group = |g: usize| {
             let mut t = Vec::with_capacity(b * size);
-            rows.iter().flatten().for_each(|r| t.extend_from_slice(&r[g * size..(g + 1) * size]));
+            let kept = batch.iter().map(|&i| self.ram[i].as_deref());
+            for row in kept.zip(&rows).filter_map(|(kept, row)| kept.or(row.as_deref())) {
+                t.extend_from_slice(&row[g * size..(g + 1) * size]);
+            }
             Tensor::new(&[b, n, cfg.channels], t)
         };
         Ok(Features { groups: (0..groups).map(group).collect() })
@@ -285,7 +289,7 @@ fn encode(cpu: &Cpu, model: &Model, inputs: &[&Tensor<f32>]) -> Result<Vec<Vec<f
     let [c, h, w] = inputs[0].shape() else { unreachable!("inputs are (3, X, X)") };
     let data = inputs.iter().flat_map(|x| x.data.iter().copied()).collect();
     let img = Tensor::new(&[inputs.len(), *c, *h, *w], data);
-    let f = encoder::forward(cpu, &model.encoder, &model.config, &img, &mut |_, _| {})?;
+    let f = cpu.enter(|| encoder::forward(cpu, &model.encoder, &model.config, &img, &mut |_, _| {}))?;
     Ok((0..inputs.len()).map(|b| f.groups.iter().flat_map(|g| g.slab(b).iter().copied()).collect()).collect())
 }
 

@@ -11,6 +11,10 @@ use crate::runtime::simd::{Elem, Kernel, Simd};
 
 /// Longest K block: a panel of it and the rows that meet it stay in the second-level cache.
 const KC: usize = 768;
+/// Rows that one task packs of an operand stored as it is read.
+const STRIP: usize = 16;
+/// Register tiles across a panel of a transposed A: rows long enough to be copied at the speed of memory.
+const TILES: usize = 8;
 
 /// C `(m, n)`, rows `ldc` apart, becomes A `(m, k)` · B `(k, n)` + `start`.
 ///
@@ -25,9 +29,41 @@ pub fn gemm<E: Elem>(
     ldc: usize,
     start: Start<E>,
 ) {
+    Mat::plain(c, ldc).check(m, n);
+    // SAFETY: C was checked.
+    unsafe { into(cpu, [m, n, k], a, b, Out(c.as_mut_ptr()), ldc, start) }
+}
+
+/// A `(m, k)` · B `(k, n)`, plus a bias `(n)` in every row, as a new matrix; otherwise as [`gemm`].
+pub fn product<E: Elem>(
+    cpu: &Cpu,
+    [m, n, k]: [usize; 3],
+    a: Mat<E>,
+    b: Mat<E>,
+    bias: Option<&[E]>,
+) -> Vec<E> {
+    let mut c = Vec::with_capacity(m * n);
+    let start = bias.map_or(Start::Zero, Start::Bias);
+    // SAFETY: there is room for C, and all of it is assigned, for `start` is not `Add`.
+    unsafe {
+        into(cpu, [m, n, k], a, b, Out(c.as_mut_ptr()), n, start);
+        c.set_len(m * n);
+    }
+    c
+}
+
+/// SAFETY: C may be written at `i·ldc + j` for `i < m, j < n`, and read there if `start` is `Add`.
+unsafe fn into<E: Elem>(
+    cpu: &Cpu,
+    [m, n, k]: [usize; 3],
+    a: Mat<E>,
+    b: Mat<E>,
+    c: Out<E>,
+    ldc: usize,
+    mut start: Start<E>,
+) {
     a.check(m, k);
     b.check(k, n);
-    Mat::plain(c, ldc).check(m, n);
     if let Start::Bias(bias) = start {
         assert_eq!(bias.len(), n, "gemm: bias");
     }
@@ -36,24 +72,24 @@ pub fn gemm<E: Elem>(
     }
     let (mr, nr) = cpu.dispatch::<E, _>(micro::Shape);
     let kc = k.div_ceil(k.div_ceil(KC).max(1));
-    let mut pb = vec![E::ZERO; n.div_ceil(nr) * nr * kc];
-    let mut pa = vec![E::ZERO; if a.transposed { m.div_ceil(mr) * mr * kc } else { 0 }];
     let (rows, cols) = task(cpu.threads(), m, n, mr, nr);
     let across = n.div_ceil(cols);
-    let c = Out(c.as_mut_ptr());
-    let mut start = start;
     // One pass even for k = 0, where C becomes `start`.
     for k0 in (0..k.max(1)).step_by(kc.max(1)) {
         let kc = kc.min(k - k0);
-        panels(cpu, &mut pb, b, k0, kc, n, nr);
-        if a.transposed {
-            panels(cpu, &mut pa, Mat::plain(a.data, a.ld), k0, kc, m, mr);
-        }
+        let pb = panels(cpu, b, k0, kc, n, nr);
+        let pa = if a.transposed {
+            panels(cpu, Mat::plain(a.data, a.ld), k0, kc, m, TILES * mr)
+        } else {
+            Vec::new()
+        };
         cpu.run(m.div_ceil(rows) * across, |t| {
             let (i, j) = (t / across * rows, t % across * cols);
             let (m, n) = (rows.min(m - i), cols.min(n - j));
             let a = if a.transposed {
-                Rows { p: pa[i * kc..].as_ptr(), row: 1, col: mr, block: kc }
+                let in_panel = i % (TILES * mr);
+                let p = pa[(i - in_panel) * kc + in_panel..].as_ptr();
+                Rows { p, row: 1, col: TILES * mr, block: 1 }
             } else {
                 Rows { p: a.data[i * a.ld + k0..].as_ptr(), row: a.ld, col: 1, block: a.ld }
             };
@@ -68,19 +104,24 @@ pub fn gemm<E: Elem>(
 }
 
 /// Packs columns `0..n` of rows `k0..k0 + kc` into panels of `width`.
-fn panels<E: Elem>(cpu: &Cpu, out: &mut [E], b: Mat<E>, k0: usize, kc: usize, n: usize, width: usize) {
-    if kc == 0 {
-        return;
+fn panels<E: Elem>(cpu: &Cpu, b: Mat<E>, k0: usize, kc: usize, n: usize, width: usize) -> Vec<E> {
+    let len = n.next_multiple_of(width) * kc;
+    let mut v = Vec::with_capacity(len);
+    let out = Out(v.as_mut_ptr());
+    let pack = |rows, cols| cpu.dispatch(Pack { out, width, kc, b, k0, rows, cols });
+    if b.transposed {
+        cpu.run(n.div_ceil(width), |p| pack(0..kc, p * width..n.min((p + 1) * width)))
+    } else {
+        cpu.run(kc.div_ceil(STRIP), |i| pack(i * STRIP..kc.min((i + 1) * STRIP), 0..n))
     }
-    cpu.for_chunks(&mut out[..n.div_ceil(width) * width * kc], width * kc, |p, out| {
-        let cols = width.min(n - p * width);
-        cpu.dispatch(Pack { out, width, b, k0, j0: p * width, cols })
-    });
+    // SAFETY: the tasks wrote every row of every panel.
+    unsafe { v.set_len(len) };
+    v
 }
 
 /// Rows and columns of one task: large enough that A's rows are used on many panels, small enough to feed every thread.
 fn task(threads: usize, m: usize, n: usize, mr: usize, nr: usize) -> (usize, usize) {
-    let (mut rows, mut cols) = (8 * mr, 8 * nr);
+    let (mut rows, mut cols) = (TILES * mr, 8 * nr);
     while threads > 1 && m.div_ceil(rows) * n.div_ceil(cols) < 4 * threads && (rows > mr || cols > nr) {
         if cols > nr { cols /= 2 } else { rows /= 2 }
     }
@@ -100,7 +141,7 @@ impl<E: Elem> Kernel<E> for Task<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
-        // SAFETY: `gemm` checked all three matrices, and this task's rows and columns lie inside them.
+        // SAFETY: `into` checked A and B, its caller C, and this task's rows and columns lie inside them.
         unsafe {
             let c = self.c.0.add(self.at);
             micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)

@@ -1,5 +1,9 @@
 //! Packing: columns of an operand copied into panels `[K][W]`, so that the register tile reads them in one stream.
 
+use std::ops::Range;
+
+use super::micro::Out;
+use crate::runtime::simd::slice::load;
 use crate::runtime::simd::{Elem, Kernel, Simd};
 
 /// A matrix inside a slice, `ld` elements from one stored row to the next.
@@ -30,14 +34,18 @@ impl<'a, E> Mat<'a, E> {
     }
 }
 
-/// One panel: `out[k·width + j] = b(k0 + k, j0 + j)` for `k < out.len()/width`, zero from column `cols` on.
+/// Rows and columns of a block of a matrix, copied into panels of `kc` rows and `width` columns (a multiple of the tier's
+/// lanes): `b(k0 + k, j)` goes to row `k` of panel `j / width`, column `j % width`. Past the last column are zeros.
 pub struct Pack<'a, E> {
-    pub out: &'a mut [E],
+    /// The first panel. All of the panels that hold `cols` may be written in their `rows`.
+    pub out: Out<E>,
     pub width: usize,
+    pub kc: usize,
     pub b: Mat<'a, E>,
     pub k0: usize,
-    pub j0: usize,
-    pub cols: usize,
+    pub rows: Range<usize>,
+    /// Begins at a panel's first column; ends at one, or at the matrix's last.
+    pub cols: Range<usize>,
 }
 
 /// Rows of a panel that a transposing copy has in hand at once: they stay in the first-level cache, and what it reads of
@@ -48,32 +56,43 @@ impl<E: Elem> Kernel<E> for Pack<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
-        let Self { out, width, b, k0, j0, cols } = self;
+        let Self { out: Out(out), width, kc, b, k0, rows, cols } = self;
         if !b.transposed {
-            for (k, row) in out.chunks_exact_mut(width).enumerate() {
-                row[..cols].copy_from_slice(&b.data[(k0 + k) * b.ld + j0..][..cols]);
-                row[cols..].fill(E::ZERO);
+            // Row by row through all panels: memory is read in one stream.
+            for k in rows {
+                let row = &b.data[(k0 + k) * b.ld..][cols.clone()];
+                for (from, j0) in row.chunks(width).zip(cols.clone().step_by(width)) {
+                    for j in (0..width).step_by(S::LANES) {
+                        let v = if j < from.len() { load(s, from, j) } else { s.splat(E::ZERO) };
+                        // SAFETY: `out`'s; j + LANES <= width.
+                        unsafe { s.store(out.add(j0 * kc + k * width + j), v) };
+                    }
+                }
             }
             return;
         }
-        for (strip, out) in out.chunks_mut(STRIP * width).enumerate() {
-            let (k0, kc) = (k0 + strip * STRIP, out.len() / width);
-            let (k8, j8) = (kc / 8 * 8, cols / 8 * 8);
-            for j in (0..j8).step_by(8) {
-                let from = &b.data[(j0 + j) * b.ld + k0..][..7 * b.ld + kc];
-                for k in (0..k8).step_by(8) {
-                    // SAFETY: j + 8 <= cols <= width and k + 8 <= kc, so that `from` and `out` hold the whole block.
-                    unsafe {
-                        s.transpose8(from.as_ptr().add(k), b.ld, out.as_mut_ptr().add(k * width + j), width)
-                    };
+        for j0 in cols.clone().step_by(width) {
+            let n = width.min(cols.end - j0);
+            for k1 in rows.clone().step_by(STRIP) {
+                let k2 = rows.end.min(k1 + STRIP);
+                let (k8, j8) = (k2 - (k2 - k1) % 8, n / 8 * 8);
+                for j in (0..j8).step_by(8) {
+                    let from = &b.data[(j0 + j) * b.ld + k0..][..7 * b.ld + k2];
+                    for k in (k1..k8).step_by(8) {
+                        // SAFETY: k + 8 <= k2, so that `from` holds the block; `out`'s, for j + 8 <= width.
+                        unsafe {
+                            let to = out.add(j0 * kc + k * width + j);
+                            s.transpose8(from.as_ptr().add(k), b.ld, to, width)
+                        };
+                    }
                 }
-            }
-            for (k, row) in out.chunks_exact_mut(width).enumerate() {
-                let done = if k < k8 { j8 } else { 0 };
-                for (j, x) in row[..cols].iter_mut().enumerate().skip(done) {
-                    *x = b.data[(j0 + j) * b.ld + k0 + k];
+                for k in k1..k2 {
+                    for j in if k < k8 { j8 } else { 0 }..width {
+                        let x = if j < n { b.data[(j0 + j) * b.ld + k0 + k] } else { E::ZERO };
+                        // SAFETY: `out`'s.
+                        unsafe { out.add(j0 * kc + k * width + j).write(x) };
+                    }
                 }
-                row[cols..].fill(E::ZERO);
             }
         }
     }

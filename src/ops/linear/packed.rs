@@ -46,11 +46,12 @@ impl Packed {
 /// Packs `b` `(k, n)` into `panels`, which hold `n.div_ceil(NR)·NR·k` elements.
 pub fn pack_into(cpu: &Cpu, panels: &mut [f32], b: Mat<f32>, n: usize, k: usize) {
     let (_, width) = cpu.dispatch::<f32, _>(micro::Shape);
-    if k == 0 {
-        return;
-    }
-    cpu.for_chunks(&mut panels[..n.div_ceil(width) * width * k], width * k, |p, out| {
-        cpu.dispatch(Pack { out, width, b, k0: 0, j0: p * width, cols: width.min(n - p * width) })
+    b.check(k, n);
+    assert!(panels.len() >= n.next_multiple_of(width) * k, "packed: panels too short");
+    let out = Out(panels.as_mut_ptr());
+    cpu.run(n.div_ceil(width), |p| {
+        let cols = p * width..n.min((p + 1) * width);
+        cpu.dispatch(Pack { out, width, kc: k, b, k0: 0, rows: 0..k, cols })
     });
 }
 

@@ -120,19 +120,8 @@ pub fn store<S: Simd>(s: S, a: &mut [S::E], i: usize, v: S::V) {
 #[inline(always)]
 pub fn zip2<S: Simd>(s: S, y: &mut [S::E], x: &[S::E], w: &[S::E], f: impl Fn(S::V, S::V, S::V) -> S::V) {
     assert!(y.len() == x.len() && y.len() == w.len());
-    let mut i = 0;
-    while i < y.len() {
-        let m = S::LANES.min(y.len() - i);
-        // SAFETY: i + m is not above the length of the three slices.
-        unsafe {
-            let (p, q, r) = (y.as_mut_ptr().add(i), x.as_ptr().add(i), w.as_ptr().add(i));
-            if m == S::LANES {
-                s.store(p, f(s.load(p), s.load(q), s.load(r)))
-            } else {
-                s.store_n(p, m, f(s.load_n(p, m), s.load_n(q, m), s.load_n(r, m)))
-            }
-        }
-        i += m;
+    for i in (0..y.len()).step_by(S::LANES) {
+        store(s, y, i, f(load(s, y, i), load(s, x, i), load(s, w, i)));
     }
 }
 

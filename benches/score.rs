@@ -1,0 +1,65 @@
+//! Scoring one camera frame from its pixels: the embedded backbone at 224 px, and a model of the small size at 392 px.
+
+use std::sync::Arc;
+
+use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::model::params::{Encoder, Trained};
+use inp_former::model::{Model, embedded, encoder, inp_former as net};
+use inp_former::ops::anomaly_map;
+use inp_former::ops::preprocess::{self, ImageView};
+use inp_former::runtime::{Cpu, Tensor};
+use inp_former::train::init;
+
+use crate::models;
+use crate::peak::{Work, cpus, time};
+use crate::support::close;
+
+pub fn all(c: &mut criterion::Criterion) {
+    let (w, h) = (640, 480);
+    let pixels: Vec<u8> = (0..w * h * 3).map(|i: usize| (i.wrapping_mul(2654435761) >> 13) as u8).collect();
+    let frame = ImageView::rgb(&pixels, w, h).unwrap();
+    let backbone = Model::load(embedded().unwrap()).unwrap();
+    let cfg = init::plan(&backbone.config, 6);
+    let trained = init::init(&cfg, 1).unwrap();
+    case(c, "embedded", backbone.with_trained(cfg, trained), &frame);
+    case(c, "small392", models::model("small392"), &frame);
+}
+
+fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageView) {
+    check(&model, frame);
+    let cfg = &model.config;
+    let (n, t, ch) = (cfg.side().pow(2), cfg.side().pow(2) + cfg.prefix(), cfg.channels);
+    // Matrix products over the patches: the encoder's linear layers and attention, and everything after it.
+    let block = 2 * t * ch * (4 * ch + 2 * cfg.hidden) + 4 * t * t * ch;
+    let flop = cfg.blocks() * block + 2 * n * ch * (588 + (10 * cfg.decoder_blocks + 10) * ch);
+    let model = Arc::new(model);
+    for cpu in cpus() {
+        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &Options::default()).unwrap();
+        let mut verdict = Verdict::default();
+        time(c, "score", name, &cpu, Work::Flop(flop as f64), || {
+            scorer.score_into(frame, &mut verdict).unwrap();
+            verdict.score
+        });
+    }
+}
+
+/// The score of the frame at 112 px against the same model in f64.
+fn check(model: &Model, frame: &ImageView) {
+    let (cpu, file) = (Cpu::new(None).unwrap(), model.to_file());
+    let cfg = model.config.clone().with_sizes(Some(128), Some(112)).unwrap();
+    let mut get = |name: &str, _: &[usize]| Ok(file.tensors[name].to_f32()?.cast::<f64>());
+    let encoder = Encoder::build(&cfg, &mut get).unwrap();
+    let trained = Trained::build(&cfg, &mut get).unwrap();
+    let crop = preprocess::crop_u8(&cpu, frame, 128, 112).unwrap();
+    let img = preprocess::normalise(&crop, 112, 112).reshaped(&[1, 3, 112, 112]).cast();
+    let features = encoder::forward(&cpu, &encoder, &cfg, &img, &mut |_, _| {}).unwrap();
+    let head = net::forward(&cpu, &trained, &cfg, &features, false, &mut |_, _| {}).unwrap();
+    let native: Vec<Tensor> =
+        net::native_maps(&cpu, &features, &head).unwrap().iter().map(Tensor::cast).collect();
+    let want = anomaly_map::post(&cpu, &native, 8, 112).unwrap().gauss;
+    let mut model = model.clone();
+    model.config = cfg;
+    let mut verdict = Verdict::default();
+    Scorer::new(Arc::new(model), cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
+    close("map", &verdict.map, &want.data, 1e-4);
+}
