@@ -34,7 +34,7 @@ fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageVie
     let flop = cfg.blocks() * block + 2 * n * ch * (588 + (10 * cfg.decoder_blocks + 10) * ch);
     let model = Arc::new(model);
     for cpu in cpus() {
-        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &Options::default()).unwrap();
+        let mut scorer = Scorer::new(&model, cpu.clone(), &Options::default()).unwrap();
         let mut verdict = Verdict::default();
         time(c, "score", name, &cpu, Work::Flop(flop as f64), || {
             scorer.score_into(frame, &mut verdict).unwrap();
@@ -60,6 +60,6 @@ fn check(model: &Model, frame: &ImageView) {
     let mut model = model.clone();
     model.config = cfg;
     let mut verdict = Verdict::default();
-    Scorer::new(Arc::new(model), cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
+    Scorer::new(&model, cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
     close("map", &verdict.map, &want.data, 1e-4);
 }

@@ -1,7 +1,8 @@
-//! Scoring pictures: what `score`, `eval` and programs use.
+//! The fast scorer: the model's function with folded weights, one pass over tiles a stage, buffers made once.
 
-pub mod fold;
-pub mod forward;
+mod fold;
+mod forward;
+mod kernels;
 pub mod score;
 
 pub use score::{Options, Scorer, Verdict};

@@ -62,3 +62,33 @@ pub fn file(cfg: &Config) -> WeightFile {
 pub fn model(name: &str) -> Model {
     Model::load(file(&config(name))).unwrap()
 }
+
+/// The pixel map of the plain model computed in f64 from its f32 weights (post-processing in f32 apart).
+pub fn maps64(m: &Model, input: &Tensor) -> Vec<f64> {
+    use inp_former::model::{encoder, inp_former as net};
+    let cpu = inp_former::runtime::Cpu::new(Some(1)).unwrap();
+    let cfg = &m.config;
+    let weights = m.to_file();
+    let mut get =
+        |name: &str, _: &[usize]| -> Result<Tensor<f64>> { Ok(weights.tensors[name].to_f32()?.cast()) };
+    let enc = Encoder::build(cfg, &mut get).unwrap();
+    let trained = Trained::build(cfg, &mut get).unwrap();
+    let features = encoder::forward(&cpu, &enc, cfg, &input.cast(), &mut |_, _| {}).unwrap();
+    let head = net::forward(&cpu, &trained, cfg, &features, false, &mut |_, _| {}).unwrap();
+    let native = net::native_maps(&cpu, &features, &head).unwrap();
+    let side = cfg.side();
+    let matrix = inp_former::ops::anomaly_map::axis_matrix(side, cfg.crop);
+    let grid: Vec<f64> = (0..side * side)
+        .map(|i| native.iter().map(|n| n.data[i]).sum::<f64>() / native.len() as f64)
+        .collect();
+    let mut half = vec![0.0; 256 * side];
+    for i in 0..256 {
+        for k in 0..side {
+            for j in 0..side {
+                half[i * side + j] += matrix[i * side + k] * grid[k * side + j];
+            }
+        }
+    }
+    let at = |i: usize| (0..side).map(|k| matrix[i % 256 * side + k] * half[i / 256 * side + k]).sum();
+    (0..256 * 256).map(at).collect()
+}

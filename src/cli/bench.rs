@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -92,9 +91,8 @@ impl Bench {
             (None, arch) => Model::load(random(arch)?)?,
         };
         let cfg = model.config.clone();
-        let model = Arc::new(model);
         let mut runner = match self.path {
-            Path::Engine => Runner::Engine(Scorer::new(model, cpu.clone(), &Options::default())?),
+            Path::Engine => Runner::Engine(Scorer::new(&model, cpu.clone(), &Options::default())?),
             Path::Model => Runner::Plain(Plain::new(model, cpu.clone())?),
         };
         let batch = usize::from(self.batch);
@@ -282,12 +280,12 @@ impl Runner {
 /// The plain model from pixels to score.
 struct Plain {
     cpu: Cpu,
-    model: Arc<Model>,
+    model: Model,
     cropper: Cropper,
 }
 
 impl Plain {
-    fn new(model: Arc<Model>, cpu: Cpu) -> Result<Self> {
+    fn new(model: Model, cpu: Cpu) -> Result<Self> {
         let cropper = Cropper::new(model.config.resize, model.config.crop)?;
         Ok(Self { cpu, model, cropper })
     }

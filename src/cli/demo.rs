@@ -1,7 +1,6 @@
 //! `demo`: the whole job on a data set that is drawn here: make, train, evaluate, look.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -66,7 +65,7 @@ impl Demo {
             "backbone": model.config.other.get("name"), "resize": model.config.resize, "crop": model.config.crop,
             "metrics": "exact", "gt_binarize": "half", "precision": "f32",
         });
-        let mut scorer = Scorer::new(Arc::new(model), cpu.clone(), &Options::default())?;
+        let mut scorer = Scorer::new(&model, cpu.clone(), &Options::default())?;
         let scale = super::score::scale(None, &scorer);
         let workers = common.workers(None, &cpu);
         let setting = Setting { mode: Mode::Exact, binarize: Binarize::Half, workers };
@@ -79,9 +78,9 @@ impl Demo {
         }
         let shown: Vec<Shown> =
             classes.iter().flat_map(|(name, tested)| gallery::choose(name, tested)).collect();
-        let cover = scorer.model().config.crop as f64 / scorer.model().config.resize as f64;
+        let cover = scorer.config().crop as f64 / scorer.config().resize as f64;
         gallery::heatmaps(&self.out.join("heatmaps"), &data, &classes, cover, scale)?;
-        let sheet = gallery::sheet("inp-former demo", &shown, scorer.model(), scale)?;
+        let sheet = gallery::sheet("inp-former demo", &shown, scorer.config(), scale)?;
         let path = |name: &str| self.out.join(name);
         inp_former::eval::heatmap::write_png(
             &path("contact_sheet.png"),

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueEnum};
@@ -96,7 +95,7 @@ impl Eval {
         }
         let open = |path: &Path| -> Result<Scorer> {
             let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-            Scorer::new(Arc::new(common.model(path)?), cpu.clone(), &options)
+            Scorer::new(&common.model(path)?, cpu.clone(), &options)
         };
         let mut scorer = if one_each { None } else { Some(open(&self.model)?) };
         let (mut results, mut failures, mut kept) = (Vec::new(), 0, Vec::new());
@@ -124,13 +123,13 @@ impl Eval {
             return Err(Error::dataset(&self.data, "no class could be evaluated"));
         }
         let scorer = scorer.expect("a class was evaluated");
-        let settings = self.settings(scorer.model().config.clone(), &data);
+        let settings = self.settings(scorer.config().clone(), &data);
         show(&results, &settings)?;
         if let Some(path) = &self.report {
             let shown: Vec<_> =
                 kept.iter().flat_map(|(name, tested)| gallery::choose(name, tested)).collect();
             let scale = super::score::scale(None, &scorer);
-            let sheet = gallery::sheet("evaluation", &shown, scorer.model(), scale)?;
+            let sheet = gallery::sheet("evaluation", &shown, scorer.config(), scale)?;
             gallery::page(
                 "inp-former evaluation",
                 &settings,
@@ -192,7 +191,7 @@ pub fn test_class(
     class: &Class,
     setting: &Setting,
 ) -> Result<(Vec<Tested>, usize)> {
-    let cfg = scorer.model().config.clone();
+    let cfg = scorer.config().clone();
     let (resize, crop) = (cfg.resize, cfg.crop);
     let limits = Limits::default();
     let scaled = AtomicBool::new(false);

@@ -8,7 +8,7 @@ use inp_former::engine::score::MAP_SIDE;
 use inp_former::eval::heatmap::{self, Rgb, Sheet, SheetRow, contact_sheet};
 use inp_former::eval::report::{self, ClassResult, Page, Picture, Scores};
 use inp_former::fs::write_atomic;
-use inp_former::model::Model;
+use inp_former::model::Config;
 use serde_json::Value;
 
 use super::eval::Tested;
@@ -33,8 +33,7 @@ pub fn choose<'a>(class: &str, tested: &'a [Tested]) -> Vec<Shown<'a>> {
 }
 
 /// The sheet: what the model saw, its map over it, the true defect.
-pub fn sheet(title: &str, shown: &[Shown], model: &Model, scale: (f32, f32)) -> Result<Rgb> {
-    let cfg = &model.config;
+pub fn sheet(title: &str, shown: &[Shown], cfg: &Config, scale: (f32, f32)) -> Result<Rgb> {
     let seen = |s: &Shown| -> Result<Rgb> {
         let p = image::decode(&s.tested.path, &Limits::default())?;
         Rgb::new(cfg.crop, cfg.crop, p.crop(cfg.resize, cfg.crop)?)

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
@@ -93,7 +92,7 @@ pub fn limits(megapixels: u64) -> Limits {
 /// The scale that heat maps of a run are drawn on: asked for, around the threshold, the model's, or all of 0 to 1.
 pub fn scale(asked: Option<(f32, f32)>, scorer: &Scorer) -> (f32, f32) {
     let around = |t: f32| (t > 0.0).then_some((0.0, 2.0 * t));
-    asked.or(scorer.threshold().and_then(around)).or(scorer.model().config.map_range()).unwrap_or((0.0, 1.0))
+    asked.or(scorer.threshold().and_then(around)).or(scorer.config().map_range()).unwrap_or((0.0, 1.0))
 }
 
 impl Score {
@@ -104,15 +103,15 @@ impl Score {
         let cpu = common.cpu()?;
         let model = common.model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, threshold: self.threshold, ..Options::default() };
-        let mut scorer = Scorer::new(Arc::new(model), cpu.clone(), &options)?;
-        if scorer.threshold().is_none() && scorer.model().config.threshold(!self.zero_shot).is_some() {
+        let mut scorer = Scorer::new(&model, cpu.clone(), &options)?;
+        if scorer.threshold().is_none() && scorer.config().threshold(!self.zero_shot).is_some() {
             common.warn(format!(
                 "the model's threshold was calibrated {} --zero-shot and is not used; calibrate again, or give \
                  --threshold",
                 if self.zero_shot { "without" } else { "with" }
             ));
         }
-        if let (None, Some(p)) = (self.threshold, scorer.model().config.threshold_precision())
+        if let (None, Some(p)) = (self.threshold, scorer.config().threshold_precision())
             && p != "f32"
         {
             common.warn(format!(
@@ -137,7 +136,7 @@ impl Score {
             false => Format::Jsonl,
         });
         let mut out = Output::new(format)?;
-        let cfg = scorer.model().config.clone();
+        let cfg = scorer.config().clone();
         let limits = limits(self.max_megapixels);
         let (draw, cover) = (heatmaps.is_some(), cfg.crop as f64 / cfg.resize as f64);
         let load = |_: usize, input: Input| load(&input.path, cfg.resize, cfg.crop, draw, &limits);

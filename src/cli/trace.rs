@@ -1,9 +1,13 @@
 //! `trace`: named activations, loss, gradients and optimiser steps of the plain model, as float32 safetensors.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use inp_former::data::image::{self, Limits};
+use inp_former::engine::score::MAP_SIDE;
+use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::model::config::PATCH;
 use inp_former::model::encoder::{self, Features};
 use inp_former::model::params::Trained;
 use inp_former::model::{Model, inp_former as net};
@@ -58,9 +62,6 @@ enum PathKind {
 
 impl Trace {
     pub fn run(self, common: &Common) -> Result<Done> {
-        if self.path == PathKind::Engine {
-            return Err(Error::usage("--path engine: this version has no fast scorer yet; use --path model"));
-        }
         let cpu = common.cpu()?;
         let model = Model::load(WeightFile::read(&self.model)?)?;
         let mut out = WeightFile { path: self.out.clone(), ..WeightFile::default() };
@@ -68,6 +69,15 @@ impl Trace {
             out.tensors.insert(name.to_string(), RawTensor::from_f32(t));
         };
         let input = self.input(&model, &mut put)?;
+        if self.path == PathKind::Engine {
+            if self.grads || self.steps.is_some() {
+                return Err(Error::usage("--grads and --steps are the plain model's; use --path model"));
+            }
+            engine(&cpu, &model, &input, &mut put)?;
+            out.write(&self.out)?;
+            common.note(format!("{} tensors: {}", out.tensors.len(), self.out.display()));
+            return Ok(Done::All);
+        }
         let features = encoder::forward(&cpu, &model.encoder, &model.config, &input, &mut put)?;
         if model.trained.is_some() {
             activations(&cpu, &model, &features, &input, &mut put)?;
@@ -101,7 +111,7 @@ impl Trace {
         let raw = file.tensors.get("input").ok_or_else(|| Error::file(path, "there is no tensor `input`"))?;
         let input = raw.to_f32().map_err(|e| super::score::about(path, e))?;
         match *input.shape() {
-            [b, 3, h, w] if b > 0 && h == w && h > 0 && h % 14 == 0 => Ok(input),
+            [b, 3, h, w] if b > 0 && h == w && h > 0 && h % PATCH == 0 => Ok(input),
             _ => Err(Error::file(
                 path,
                 format!("`input` is {:?}, not (B, 3, h, h) with h a multiple of 14", input.shape()),
@@ -134,6 +144,36 @@ impl Trace {
     }
 }
 
+/// What the fast scorer has to show: prototypes, native maps, the pixel map and its scores.
+fn engine(cpu: &Cpu, model: &Model, input: &Tensor, put: &mut dyn FnMut(&str, &Tensor)) -> Result<()> {
+    let [b, _, size, _] = *input.shape() else { unreachable!("inputs are (B, 3, h, h)") };
+    let mut model = model.clone();
+    let resize = model.config.resize.max(size);
+    model.config = model.config.with_sizes(Some(resize), Some(size))?;
+    let (cfg, side) = (model.config.clone(), size / PATCH);
+    let open = |zero_shot| Scorer::new(&model, cpu.clone(), &Options { zero_shot, ..Options::default() });
+    let (mut full, mut zero) = (open(false)?, open(true)?);
+    let mut rows: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+    let mut add = |name: &str, shape: &[usize], x: &[f32]| {
+        rows.entry(name.into()).or_insert_with(|| (shape.to_vec(), Vec::new())).1.extend_from_slice(x);
+    };
+    let mut v = Verdict::default();
+    for i in 0..b {
+        zero.score_tensor_into(input.slab(i), &mut v)?;
+        add("inp_distance", &[b, side * side], &zero.native_maps()[0]);
+        full.score_tensor_into(input.slab(i), &mut v)?;
+        add("inp", &[b, cfg.prototypes, cfg.channels], full.prototypes());
+        for (g, map) in full.native_maps().iter().enumerate() {
+            add(&format!("amap_native{g}"), &[b, side, side], map);
+        }
+        add("amap_256_gauss", &[b, 1, MAP_SIDE, MAP_SIDE], &v.map);
+        add("score_top1pct", &[b], &[v.score]);
+        add("score_max", &[b], &[anomaly_map::score(&v.map, 0.0)?]);
+    }
+    rows.into_iter().for_each(|(name, (shape, data))| put(&name, &Tensor::new(&shape, data)));
+    Ok(())
+}
+
 fn scalar(x: f64) -> Tensor {
     Tensor::new(&[1], vec![x as f32])
 }
@@ -147,7 +187,7 @@ fn activations(
     put: &mut dyn FnMut(&str, &Tensor),
 ) -> Result<()> {
     let (cfg, size) = (&model.config, input.shape()[2]);
-    let (b, side) = (input.shape()[0], size / 14);
+    let (b, side) = (input.shape()[0], size / PATCH);
     let head = net::forward(cpu, model.trained()?, cfg, features, false, put)?;
     for (kind, groups) in [("en", &features.groups), ("de", &head.de)] {
         for (g, t) in groups.iter().enumerate() {

@@ -223,8 +223,7 @@ impl Extract {
         let (cfg, p) = (&model.config, model.trained()?);
         let (e, c, h, n) = (&p.extractor, cfg.channels, cfg.heads, cfg.prototypes);
         let d = c / h;
-        let (norm, _) =
-            layernorm::forward(cpu, &p.prototypes, &e.norm1.gain, &e.norm1.bias, TRAINED_EPS)?;
+        let (norm, _) = layernorm::forward(cpu, &p.prototypes, &e.norm1.gain, &e.norm1.bias, TRAINED_EPS)?;
         let q = linear::forward(cpu, &norm, &e.q.w, Some(&e.q.b))?;
         let kv = normed(&e.norm1, &e.kv);
         let scale = (d as f64).powf(-0.5) as f32;

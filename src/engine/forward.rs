@@ -2,15 +2,14 @@
 //!
 //! Pictures of a batch go one after the other: each gets the same bits as alone, and nothing grows with the batch.
 
-use crate::error::Result;
 use crate::model::config::PATCH;
-use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
 use crate::ops::linear::pack::Mat;
+use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
 use crate::ops::{anomaly_map, attention, layernorm};
 use crate::runtime::Cpu;
-use crate::runtime::simd::{Kernel, Simd, slice};
 
 use super::fold::{Decode, EPS, Folded};
+use super::kernels::{add, coefficients, column_softmax, cosine, distances, gram, row_scales};
 
 /// Where a picture enters.
 pub enum Pixels<'a> {
@@ -21,6 +20,7 @@ pub enum Pixels<'a> {
 }
 
 /// Every buffer of one pass, for one picture.
+#[derive(Clone)]
 pub struct Workspace {
     /// Tokens `(T, C)`, their normalisation, queries-keys-values `(T, 3C)`, attention's output.
     x: Vec<f32>,
@@ -56,6 +56,7 @@ pub struct Workspace {
 }
 
 /// What one decoder block needs of the picture's prototypes.
+#[derive(Clone)]
 struct Factors {
     /// Keys and values `(P, 2C)`.
     kv: Vec<f32>,
@@ -136,7 +137,7 @@ impl Workspace {
         zero_shot: bool,
         map: &mut [f32],
         stage: &mut dyn FnMut(&'static str),
-    ) -> Result<()> {
+    ) {
         self.patches(cpu, m, pixels);
         stage("patches");
         self.encode(cpu, m, stage);
@@ -149,7 +150,6 @@ impl Workspace {
         }
         self.post(cpu, m, zero_shot, map);
         stage("map");
-        Ok(())
     }
 
     /// Pixels → x: patch products added to the table.
@@ -198,7 +198,17 @@ impl Workspace {
             let first = if l + 1 == m.blocks.len() { prefix } else { 0 };
             let rows = t - first;
             let lin = |input: &[f32], ld: usize, w: &packed::Packed, out: &mut [f32], epilogue| {
-                packed::forward(cpu, rows, Input { data: input, ld }, w.view(), None, out, w.n, epilogue, None)
+                packed::forward(
+                    cpu,
+                    rows,
+                    Input { data: input, ld },
+                    w.view(),
+                    None,
+                    out,
+                    w.n,
+                    epilogue,
+                    None,
+                )
             };
             layernorm::normalise(cpu, &self.x, c, EPS.0, &mut self.norm);
             let all = Input { data: &self.norm, ld: c };
@@ -234,7 +244,7 @@ impl Workspace {
         layernorm::normalise(cpu, &self.fused, c, EPS.1, norm);
         let input = Input { data: norm, ld: c };
         packed::forward(cpu, n, input, e.query_key.view(), None, &mut self.scores, hp, Epilogue::Store, None);
-        cpu.dispatch(ColumnSoftmax { x: &mut self.scores, n: hp, scratch: &mut self.column });
+        column_softmax(cpu, &mut self.scores, hp, &mut self.column);
         packed::pack_into(cpu, &mut self.panels, Mat::plain(norm, c), c, n);
         let b = Panels { data: &self.panels, n: c, k: n, stride: n, bias: &[] };
         packed::forward_transposed(cpu, hp, &self.scores, hp, b, &mut self.pooled, c);
@@ -275,7 +285,17 @@ impl Workspace {
         let ld = hp + 1;
         for (j, (b, f)) in m.decode.iter().zip(&self.factors).enumerate() {
             layernorm::normalise(cpu, x, c, EPS.1, norm);
-            packed::forward(cpu, n, Input { data: norm, ld: c }, b.q.view(), None, q, c, Epilogue::Store, None);
+            packed::forward(
+                cpu,
+                n,
+                Input { data: norm, ld: c },
+                b.q.view(),
+                None,
+                q,
+                c,
+                Epilogue::Store,
+                None,
+            );
             coefficients(cpu, q, &f.keys, h, p, &mut self.coef);
             let coef = Input { data: &self.coef, ld };
             let gram = Panels { data: &f.gram_panels, n: ld, k: ld, stride: ld, bias: &[] };
@@ -290,7 +310,8 @@ impl Workspace {
             let from = Input { data: &self.hidden, ld: hidden };
             // Outputs are taken in reverse, so the last block counts as the first.
             let i = m.decode.len() - 1 - j;
-            let g = cfg.decoder_groups.iter().position(|g| g.contains(&i)).expect("groups partition the blocks");
+            let g =
+                cfg.decoder_groups.iter().position(|g| g.contains(&i)).expect("groups partition the blocks");
             let (tail, sum) = (Some((coef, vw)), Some(&mut self.de[g][..]));
             packed::forward(cpu, n, from, b.fc2.view(), tail, x, c, Epilogue::Store, sum);
             stage("decoder fc2");
@@ -356,185 +377,20 @@ impl Factors {
         for head in 0..h {
             let input = Input { data: &kv[c + head * d..], ld: 2 * c };
             let out = &mut self.centred[head * p * c..];
-            packed::forward(cpu, p, input, b.centred.slice_k(nr, head * d, d), None, out, c, Epilogue::Store, None);
+            packed::forward(
+                cpu,
+                p,
+                input,
+                b.centred.slice_k(nr, head * d, d),
+                None,
+                out,
+                c,
+                Epilogue::Store,
+                None,
+            );
         }
         self.centred[hp * c..].copy_from_slice(&b.centred_bias);
-        let rows = &self.centred;
-        cpu.for_chunks(&mut self.gram, hp + 1, |i, out| cpu.dispatch(Dots { out, a: &rows[i * c..][..c], b: rows }));
+        gram(cpu, &self.centred, c, &mut self.gram);
         packed::pack_into(cpu, &mut self.gram_panels, Mat::plain(&self.gram, hp + 1), hp + 1, hp + 1);
-    }
-}
-
-/// `y += scale·x`.
-fn add(cpu: &Cpu, y: &mut [f32], x: &[f32], scale: f32) {
-    const CHUNK: usize = 32 * 1024;
-    cpu.for_chunks(y, CHUNK, |i, y| cpu.dispatch(Axpy { x: &x[i * CHUNK..][..y.len()], y, scale }));
-}
-
-struct Axpy<'a> {
-    y: &'a mut [f32],
-    x: &'a [f32],
-    scale: f32,
-}
-impl Kernel<f32> for Axpy<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        slice::axpy(s, self.y, self.scale, self.x);
-    }
-}
-
-/// Softmax down each of the `n` columns of x; `scratch` holds two rows.
-struct ColumnSoftmax<'a> {
-    x: &'a mut [f32],
-    n: usize,
-    scratch: &'a mut [f32],
-}
-impl Kernel<f32> for ColumnSoftmax<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        let (top, sum) = self.scratch.split_at_mut(self.n);
-        top.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
-        for row in self.x.chunks_exact(self.n) {
-            slice::zip(s, top, row, |t, x| s.max(x, t));
-        }
-        for row in self.x.chunks_exact_mut(self.n) {
-            slice::zip(s, row, top, |x, t| s.exp(s.sub(x, t)));
-            slice::add(s, sum, row);
-        }
-        let one = s.splat(1.0);
-        slice::map(s, sum, |x| s.div(one, x));
-        for row in self.x.chunks_exact_mut(self.n) {
-            slice::zip(s, row, sum, |x, r| s.mul(x, r));
-        }
-    }
-}
-
-/// Coefficients `(N, H·P + 1)`: `relu(q·k̂·s)/max(‖q‖, 1e-12)` of each head and prototype, then 1.
-fn coefficients(cpu: &Cpu, q: &[f32], keys: &[f32], h: usize, p: usize, coef: &mut [f32]) {
-    let ld = h * p + 1;
-    let c = q.len() / (coef.len() / ld);
-    packed::heads(cpu, [h, p, c / h], Input { data: q, ld: c }, keys, coef, ld);
-    const ROWS: usize = 16;
-    cpu.for_chunks(coef, ROWS * ld, |i, rows| {
-        cpu.dispatch(Relu { rows, q: &q[i * ROWS * c..], c, h, p });
-    });
-}
-
-struct Relu<'a> {
-    rows: &'a mut [f32],
-    q: &'a [f32],
-    c: usize,
-    h: usize,
-    p: usize,
-}
-impl Kernel<f32> for Relu<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        let (ld, d) = (self.h * self.p + 1, self.c / self.h);
-        for (row, q) in self.rows.chunks_exact_mut(ld).zip(self.q.chunks_exact(self.c)) {
-            for (k, q) in row.chunks_exact_mut(self.p).zip(q.chunks_exact(d)) {
-                let by = 1.0 / slice::dot(s, q, q).sqrt().max(1e-12);
-                // Written so that NaN is not taken for "not positive".
-                k.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { *x * by });
-            }
-            row[ld - 1] = 1.0;
-        }
-    }
-}
-
-/// 1/deviation of each row of the block's middle: `var = Σ (coef·G)∘coef`, not below 0.
-fn row_scales(cpu: &Cpu, coef: &[f32], product: &[f32], ld: usize, rstd: &mut [f32]) {
-    const ROWS: usize = 64;
-    cpu.for_chunks(rstd, ROWS, |i, out| {
-        let at = i * ROWS * ld..(i * ROWS + out.len()) * ld;
-        cpu.dispatch(RowScales { out, a: &coef[at.clone()], b: &product[at], ld });
-    });
-}
-
-struct RowScales<'a> {
-    out: &'a mut [f32],
-    a: &'a [f32],
-    b: &'a [f32],
-    ld: usize,
-}
-impl Kernel<f32> for RowScales<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        for ((r, a), b) in self.out.iter_mut().zip(self.a.chunks_exact(self.ld)).zip(self.b.chunks_exact(self.ld)) {
-            let var = slice::dot(s, a, b);
-            *r = 1.0 / (if var < 0.0 { 0.0 } else { var } + EPS.1).sqrt();
-        }
-    }
-}
-
-/// `out[j] = a·b[j] / C`.
-struct Dots<'a> {
-    out: &'a mut [f32],
-    a: &'a [f32],
-    b: &'a [f32],
-}
-impl Kernel<f32> for Dots<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        let c = self.a.len();
-        for (o, b) in self.out.iter_mut().zip(self.b.chunks_exact(c)) {
-            *o = slice::dot(s, self.a, b) / c as f32;
-        }
-    }
-}
-
-/// `1 - cos(a[n], d[n])`.
-fn cosine(cpu: &Cpu, a: &[f32], d: &[f32], c: usize, map: &mut [f32]) {
-    const ROWS: usize = 32;
-    cpu.for_chunks(map, ROWS, |i, out| {
-        let at = i * ROWS * c..(i * ROWS + out.len()) * c;
-        cpu.dispatch(Distance { out, a: &a[at.clone()], d: &d[at], c, each: true });
-    });
-}
-
-/// Distance of each row of f to the nearest prototype.
-fn distances(cpu: &Cpu, f: &[f32], inp: &[f32], c: usize, map: &mut [f32]) {
-    const ROWS: usize = 32;
-    cpu.for_chunks(map, ROWS, |i, out| {
-        let a = &f[i * ROWS * c..][..out.len() * c];
-        cpu.dispatch(Distance { out, a, d: inp, c, each: false });
-    });
-}
-
-/// `1 - cos` of each row of a with its own row of d (`each`), or the smallest over all rows of d.
-struct Distance<'a> {
-    out: &'a mut [f32],
-    a: &'a [f32],
-    d: &'a [f32],
-    c: usize,
-    each: bool,
-}
-impl Kernel<f32> for Distance<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        let norm = |x: &[f32]| slice::dot(s, x, x).sqrt().max(1e-8);
-        let mut of = self.d.chunks_exact(self.c);
-        for (o, a) in self.out.iter_mut().zip(self.a.chunks_exact(self.c)) {
-            let na = norm(a);
-            if self.each {
-                let d = of.next().expect("as many rows");
-                *o = 1.0 - slice::dot(s, a, d) / (na * norm(d));
-                continue;
-            }
-            let mut best = f32::INFINITY;
-            for d in self.d.chunks_exact(self.c) {
-                let x = 1.0 - slice::dot(s, a, d) / (na * norm(d));
-                // NaN stays once it came.
-                best = if x < best || x.is_nan() { x } else { best };
-            }
-            *o = best;
-        }
     }
 }

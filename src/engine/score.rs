@@ -1,14 +1,16 @@
-//! `Scorer`: one in-memory picture in, one score and one anomaly map out. It runs the plain model.
+//! `Scorer`: one in-memory picture in, one score and one anomaly map out.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::engine::fold::Folded;
+use crate::engine::forward::{Pixels, Workspace};
 use crate::error::{Error, Result};
-use crate::model::{Model, inp_former};
+use crate::model::{Config, Model};
 use crate::ops::anomaly_map;
-use crate::ops::preprocess::{self, Cropper, ImageView};
+use crate::ops::preprocess::{Cropper, ImageView};
+use crate::runtime::Cpu;
 use crate::runtime::weights::WeightFile;
-use crate::runtime::{Cpu, Tensor};
 
 /// Side of the anomaly map.
 pub const MAP_SIDE: usize = 256;
@@ -63,32 +65,40 @@ pub struct Verdict {
 #[derive(Clone)]
 pub struct Scorer {
     cpu: Cpu,
-    model: Arc<Model>,
+    model: Arc<Folded>,
     zero_shot: bool,
     threshold: Option<f32>,
     cropper: Cropper,
-    crops: Vec<u8>,
+    crop: Vec<u8>,
+    work: Workspace,
 }
 
 impl Scorer {
     /// Opens a model file. Errors: the file's, or that it holds no trained INP-Former.
     pub fn open(model: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let model = Model::load(WeightFile::read(model)?)?;
-        Self::new(Arc::new(model), Cpu::new(options.threads)?, options)
+        Self::new(&model, Cpu::new(options.threads)?, options)
     }
 
-    /// Scores with a model in memory, on a given CPU (`options.threads` is not used).
-    pub fn new(model: Arc<Model>, cpu: Cpu, options: &Options) -> Result<Self> {
-        model.trained()?;
-        let cfg = &model.config;
-        let threshold = options.threshold.or_else(|| cfg.threshold(options.zero_shot));
-        let cropper = Cropper::new(cfg.resize, cfg.crop)?;
-        Ok(Self { cpu, zero_shot: options.zero_shot, threshold, cropper, crops: Vec::new(), model })
+    /// Scores with a model in memory, on a given CPU (`options.threads` is not used). The model's weights are folded
+    /// into new ones; the model itself is not kept.
+    pub fn new(model: &Model, cpu: Cpu, options: &Options) -> Result<Self> {
+        let folded = Folded::new(&cpu, model)?;
+        let cfg = &folded.config;
+        Ok(Self {
+            zero_shot: options.zero_shot,
+            threshold: options.threshold.or_else(|| cfg.threshold(options.zero_shot)),
+            cropper: Cropper::new(cfg.resize, cfg.crop)?,
+            crop: vec![0; cfg.crop * cfg.crop * 3],
+            work: Workspace::new(&cpu, &folded),
+            model: Arc::new(folded),
+            cpu,
+        })
     }
 
-    /// The model.
-    pub fn model(&self) -> &Model {
-        &self.model
+    /// What the model's file says of it.
+    pub fn config(&self) -> &Config {
+        &self.model.config
     }
     /// Score from which a picture is anomalous.
     pub fn threshold(&self) -> Option<f32> {
@@ -97,58 +107,74 @@ impl Scorer {
 
     /// Scores one picture. Errors: a map that is not finite.
     pub fn score_into(&mut self, frame: &ImageView, verdict: &mut Verdict) -> Result<()> {
-        self.score_batch_into(std::slice::from_ref(frame), std::slice::from_mut(verdict))
+        self.score_timed(frame, verdict, &mut |_| {})
     }
 
-    /// As [`Scorer::score_into`]; `stage` is called with a name as each stage ends.
+    /// As [`Scorer::score_into`]; `stage` is called with each stage's name as it ends.
     pub fn score_timed(
         &mut self,
         frame: &ImageView,
         verdict: &mut Verdict,
         stage: &mut dyn FnMut(&'static str),
     ) -> Result<()> {
-        self.score_into(frame, verdict)?;
-        stage("score");
-        Ok(())
+        let mut crop = std::mem::take(&mut self.crop);
+        let cropped = self.cropper.run(&self.cpu, frame, &mut crop);
+        stage("crop");
+        let scored = cropped.and_then(|()| self.score(Pixels::U8(&crop), verdict, stage));
+        self.crop = crop;
+        scored
     }
 
-    /// Scores several pictures together; each gets the same bits as alone. Errors: as many verdicts as pictures are
-    /// needed; a map that is not finite (score the pictures one by one to learn which).
+    /// Scores a picture that is already a normalised tensor `(3, X, X)`. Errors: another length; a map that is not finite.
+    pub fn score_tensor_into(&mut self, input: &[f32], verdict: &mut Verdict) -> Result<()> {
+        if input.len() != self.crop.len() {
+            let x = self.model.config.crop;
+            return Err(Error::usage(format!("{} numbers are not a tensor (3, {x}, {x})", input.len())));
+        }
+        self.score(Pixels::F32(input), verdict, &mut |_| {})
+    }
+
+    /// Maps of the last picture on the patch grid, `(N)` of each group: cosine distances (zero-shot: one, the distance to
+    /// the nearest prototype).
+    pub fn native_maps(&self) -> &[Vec<f32>] {
+        self.work.native(self.zero_shot)
+    }
+    /// Prototypes I `(P, C)` of the last picture.
+    pub fn prototypes(&self) -> &[f32] {
+        self.work.inp()
+    }
+
+    /// Scores several pictures, one after the other: each gets the same bits as alone. Errors: unless there are as many
+    /// verdicts as pictures; a map that is not finite (the verdicts before it are good).
     pub fn score_batch_into(&mut self, frames: &[ImageView], verdicts: &mut [Verdict]) -> Result<()> {
-        let size = self.model.config.crop.pow(2) * 3;
-        let mut crops = std::mem::take(&mut self.crops);
-        crops.resize(size * frames.len(), 0);
-        let cropped = frames
-            .iter()
-            .zip(crops.chunks_mut(size.max(1)))
-            .try_for_each(|(frame, crop)| self.cropper.run(&self.cpu, frame, crop));
-        let scored = cropped.and_then(|()| self.score_crops_into(&crops, verdicts));
-        self.crops = crops;
-        scored
+        if frames.len() != verdicts.len() {
+            return Err(Error::usage(format!("{} verdicts for {} pictures", verdicts.len(), frames.len())));
+        }
+        frames.iter().zip(verdicts).try_for_each(|(frame, verdict)| self.score_into(frame, verdict))
     }
 
     /// As [`Scorer::score_batch_into`], from pictures already resized and cropped: crops `(B, X, X, 3)` RGB.
     pub fn score_crops_into(&mut self, crops: &[u8], verdicts: &mut [Verdict]) -> Result<()> {
-        let (x, b) = (self.model.config.crop, verdicts.len());
-        if crops.len() != b * x * x * 3 {
-            return Err(Error::usage(format!("{} verdicts for {} bytes of {x}x{x} crops", b, crops.len())));
+        let size = self.crop.len();
+        if crops.len() != verdicts.len() * size {
+            return Err(Error::usage(format!(
+                "{} verdicts for {} bytes of crops",
+                verdicts.len(),
+                crops.len()
+            )));
         }
-        if b == 0 {
-            return Ok(());
-        }
-        let mut img = Tensor::zeros(&[b, 3, x, x]);
-        for (crop, out) in crops.chunks(x * x * 3).zip(img.data.chunks_mut(x * x * 3)) {
-            preprocess::normalise_into(crop, out);
-        }
-        let maps = || inp_former::maps(&self.cpu, &self.model, &img, self.zero_shot, &mut |_, _| {});
-        let maps = self.cpu.enter(maps)?;
-        for (i, v) in verdicts.iter_mut().enumerate() {
-            let map = maps.gauss.slab(i);
-            v.score = anomaly_map::score(map, TOP)?;
-            v.anomalous = self.threshold.map(|t| v.score >= t);
-            v.map.clear();
-            v.map.extend_from_slice(map);
-        }
+        crops
+            .chunks_exact(size)
+            .zip(verdicts)
+            .try_for_each(|(crop, v)| self.score(Pixels::U8(crop), v, &mut |_| {}))
+    }
+
+    fn score(&mut self, pixels: Pixels, v: &mut Verdict, stage: &mut dyn FnMut(&'static str)) -> Result<()> {
+        v.map.resize(MAP_SIDE * MAP_SIDE, 0.0);
+        self.work.run(&self.cpu, &self.model, pixels, self.zero_shot, &mut v.map, stage);
+        v.score = anomaly_map::score(&v.map, TOP)?;
+        v.anomalous = self.threshold.map(|t| v.score >= t);
+        stage("score");
         Ok(())
     }
 }

@@ -40,6 +40,7 @@ pub fn forward<E: Elem>(cpu: &Cpu, qkv: &Tensor<E>, heads: usize) -> Result<Tens
 }
 
 /// Packed keys, then packed values, of each head of one picture.
+#[derive(Clone)]
 pub struct Scratch<E> {
     packed: Vec<E>,
 }

@@ -67,7 +67,9 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
 /// `out = (x - mean)·rstd` of each row of x `(…, C)`: what is left where gain and bias were folded into the next weights.
 pub fn normalise(cpu: &Cpu, x: &[f32], c: usize, eps: f32, out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "layernorm: normalise");
-    cpu.for_chunks(out, ROWS * c, |i, y| cpu.dispatch(Normalise { x: &x[i * ROWS * c..][..y.len()], y, c, eps }));
+    cpu.for_chunks(out, ROWS * c, |i, y| {
+        cpu.dispatch(Normalise { x: &x[i * ROWS * c..][..y.len()], y, c, eps })
+    });
 }
 
 struct Normalise<'a> {

@@ -39,7 +39,13 @@ impl Packed {
     /// Rows `k0..k0 + k` of B alone.
     pub fn slice_k(&self, nr: usize, k0: usize, k: usize) -> Panels<'_> {
         assert!(k0 + k <= self.k, "packed: rows of B");
-        Panels { data: &self.panels[(k0 * nr).min(self.panels.len())..], n: self.n, k, stride: self.k, bias: &[] }
+        Panels {
+            data: &self.panels[(k0 * nr).min(self.panels.len())..],
+            n: self.n,
+            k,
+            stride: self.k,
+            bias: &[],
+        }
     }
 }
 
@@ -171,7 +177,8 @@ impl Kernel<f32> for Task<'_> {
                 // SAFETY: as above; `sum` has the rows and columns of C.
                 let (c, sum) = unsafe {
                     let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
-                    let sum = self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
+                    let sum =
+                        self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
                     (c, sum)
                 };
                 match self.epilogue {
@@ -232,7 +239,14 @@ pub fn forward_transposed(cpu: &Cpu, m: usize, a: &[f32], lda: usize, b: Panels,
         let (j, rows) = (panel * nr, mr.min(m - i));
         let shape = [rows, nr.min(b.n - j), b.k];
         let rows = Rows { p: a[i..].as_ptr(), row: 1, col: lda, block: 1 };
-        cpu.dispatch(Block { shape, a: rows, b: &b.data[panel * b.stride * nr..], out, at: i * ldc + j, ldc });
+        cpu.dispatch(Block {
+            shape,
+            a: rows,
+            b: &b.data[panel * b.stride * nr..],
+            out,
+            at: i * ldc + j,
+            ldc,
+        });
     });
 }
 
