@@ -1,7 +1,5 @@
 //! Scoring one camera frame from its pixels: the embedded backbone at 224 px, and a model of the small size at 392 px.
 
-use std::sync::Arc;
-
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::model::params::{Encoder, Trained};
 use inp_former::model::{Model, embedded, encoder, inp_former as net};
@@ -29,14 +27,16 @@ fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageVie
     check(&model, frame);
     let cfg = &model.config;
     let (n, t, ch) = (cfg.side().pow(2), cfg.side().pow(2) + cfg.prefix(), cfg.channels);
-    // Matrix products over the patches: the encoder's linear layers and attention, and everything after it.
-    let block = 2 * t * ch * (4 * ch + 2 * cfg.hidden) + 4 * t * t * ch;
-    let flop = cfg.blocks() * block + 2 * n * ch * (588 + (10 * cfg.decoder_blocks + 10) * ch);
-    let model = Arc::new(model);
+    let (hp, rows) = (cfg.heads * cfg.prototypes, cfg.blocks() * t - cfg.prefix());
+    // Multiply-adds of the folded model's matrix products: patches and encoder, extractor and bottleneck, decoder.
+    let encoder = n * 588 * ch + cfg.blocks() * 3 * t * ch * ch + rows * ch * (2 * t + ch + 2 * cfg.hidden);
+    let middle = 2 * n * hp * ch + 8 * n * ch * ch;
+    let decoder = cfg.decoder_blocks * ch * (5 * n * (ch + hp) + 8 * cfg.prototypes * ch);
+    let flop = 2.0 * (encoder + middle + decoder) as f64;
     for cpu in cpus() {
         let mut scorer = Scorer::new(&model, cpu.clone(), &Options::default()).unwrap();
         let mut verdict = Verdict::default();
-        time(c, "score", name, &cpu, Work::Flop(flop as f64), || {
+        time(c, "score", name, &cpu, Work::Flop(flop), || {
             scorer.score_into(frame, &mut verdict).unwrap();
             verdict.score
         });

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+mod bench;
 mod calibrate;
 mod convert;
 mod demo;
@@ -46,6 +47,8 @@ enum Command {
     Score(score::Score),
     /// Set thresholds from good images alone and store them in the model file
     Calibrate(calibrate::Calibrate),
+    /// Measure the time that a frame takes, stage by stage
+    Bench(bench::Bench),
     /// Convert PyTorch checkpoints and DINOv2 weights to our safetensors
     Convert(convert::Convert),
     /// Write every activation, gradient or optimiser step to a safetensors file
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Eval(c) => c.run(common),
         Command::Score(c) => c.run(common),
         Command::Calibrate(c) => c.run(common),
+        Command::Bench(c) => c.run(common),
         Command::Convert(c) => c.run(common),
         Command::Trace(c) => c.run(common),
         Command::Info(c) => c.run(common),

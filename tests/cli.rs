@@ -1,5 +1,6 @@
 //! The program itself, run as a user runs it: on pictures of 64 pixels, with a backbone of 64 channels.
 
+mod bench;
 mod calibrate;
 mod convert;
 mod errors;

@@ -15,7 +15,7 @@ use crate::runtime::weights::WeightFile;
 /// Side of the anomaly map.
 pub const MAP_SIDE: usize = 256;
 /// Share of the map's largest pixels whose mean is the score.
-const TOP: f64 = 0.01;
+pub const TOP: f64 = 0.01;
 
 /// How to score.
 #[derive(Clone, Debug, Default)]

@@ -73,6 +73,26 @@ fn smoothing_matches_f64() {
 }
 
 #[test]
+fn one_matrix_an_axis_is_the_whole_chain() {
+    for (side, crop) in [(1, 14), (2, 28), (8, 112), (16, 224), (28, 392), (37, 518)] {
+        let grid = random("grid", &[1, side * side]);
+        let m = anomaly_map::axis_matrix(side, crop);
+        assert_eq!(m.len(), SIDE * side);
+        // M·grid, then ·Mᵀ.
+        let half: Vec<f64> = (0..SIDE * side)
+            .map(|e| (0..side).map(|k| m[e / side * side + k] * grid.data[k * side + e % side] as f64).sum())
+            .collect();
+        let want: Vec<f64> = (0..SIDE * SIDE)
+            .map(|e| (0..side).map(|k| half[e / SIDE * side + k] * m[e % SIDE * side + k]).sum())
+            .collect();
+        for cpu in cpus() {
+            let post = anomaly_map::post(&cpu, std::slice::from_ref(&grid), side, crop).unwrap();
+            close(&format!("{side} to {crop}"), &post.gauss.data, &want, 3e-5);
+        }
+    }
+}
+
+#[test]
 fn score_is_the_mean_of_the_largest() {
     let map = random("map", &[SIDE, SIDE]);
     let mut sorted: Vec<f64> = map.data.iter().map(|&x| x as f64).collect();

@@ -68,6 +68,34 @@ fn forward_and_backward_equal_naive_f64() {
 }
 
 #[test]
+fn normalise_is_forward_without_gain_and_bias() {
+    for [rows, c] in SHAPES.into_iter().chain([[0, 5]]) {
+        let x = uniform("ln.x", &[rows, c], 3.0, 1.0);
+        let (one, none) = (Tensor::new(&[c], vec![1.0; c]), Tensor::zeros(&[c]));
+        let want = naive(&x.cast(), &one, &none, &x.cast());
+        let tol = if c <= 2 { 1e-3 } else { 5e-6 };
+        for got in each_tier("normalise", |cpu| {
+            let mut y = vec![f32::NAN; rows * c];
+            layernorm::normalise(cpu, &x.data, c, EPS as f32, &mut y);
+            for r in [0, rows / 2, rows.saturating_sub(1)].into_iter().filter(|r| *r < rows) {
+                let mut alone = vec![f32::NAN; c];
+                layernorm::normalise(cpu, x.row(r), c, EPS as f32, &mut alone);
+                assert_eq!(alone, y[r * c..(r + 1) * c], "row {r}");
+            }
+            y
+        }) {
+            close(&format!("{rows}x{c}"), &got, &want[0].data, tol);
+        }
+    }
+    for cpu in cpus() {
+        let (mut x, mut y) = (random("ln.nan", &[35, 21]), vec![0.0; 35 * 21]);
+        x.data[34 * 21 + 20] = f32::NAN;
+        layernorm::normalise(&cpu, &x.data, 21, EPS as f32, &mut y);
+        assert!((0..35 * 21).all(|e| y[e].is_nan() == (e / 21 == 34)));
+    }
+}
+
+#[test]
 fn a_row_has_the_same_bits_alone_and_in_a_batch() {
     let (rows, c) = (70, 45);
     let (x, dy) = (random("ln.bits.x", &[rows, c]), random("ln.bits.dy", &[rows, c]));

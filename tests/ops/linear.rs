@@ -1,5 +1,7 @@
 //! `linear` and its matrix product against naive f64 loops.
 
+mod packed;
+
 use inp_former::ops::linear::{
     self,
     gemm::{Mat, Start, gemm},

@@ -1,0 +1,126 @@
+//! `bench`: what it prints, whatever the machine's speed.
+
+use serde_json::Value;
+
+use super::{Place, keys};
+
+const KEYS: [&str; 16] = [
+    "model",
+    "path",
+    "crop",
+    "device",
+    "simd",
+    "threads",
+    "precision",
+    "batch",
+    "iters",
+    "ms",
+    "ms_per_image",
+    "images_per_s",
+    "stages",
+    "gflop_per_s",
+    "file_ms",
+    "version",
+];
+const MS: [&str; 9] = ["min", "mean", "median", "p50", "p90", "p99", "p999", "max", "stddev"];
+
+fn number(v: &Value) -> f64 {
+    v.as_f64().unwrap()
+}
+
+/// Checks one set of milliseconds.
+#[track_caller]
+fn ordered(ms: &Value) {
+    let [min, mean, median, p50, p90, p99, p999, max, stddev] = MS.map(|k| number(&ms[k]));
+    assert!(0.0 < min && min <= p50 && p50 <= p90 && p90 <= p99 && p99 <= p999 && p999 <= max, "{ms}");
+    assert!(median == p50 && min <= mean && mean <= max && stddev >= 0.0 && stddev <= max - min, "{ms}");
+}
+
+/// Checks the record of a run on the CPU and gives it back.
+#[track_caller]
+fn record(place: &Place, args: &str) -> Value {
+    let ran = place.run(&format!("bench {args}")).ok();
+    let v: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(keys(&v), KEYS);
+    assert_eq!(keys(&v["ms"]), MS);
+    ordered(&v["ms"]);
+    assert_eq!((v["device"].as_str(), v["precision"].as_str()), (Some("cpu"), Some("f32")));
+    assert_eq!(v["version"], env!("CARGO_PKG_VERSION"));
+    let batch = number(&v["batch"]);
+    assert!((number(&v["ms_per_image"]) * batch / number(&v["ms"]["median"]) - 1.0).abs() <= 1e-9);
+    assert!((number(&v["images_per_s"]) * number(&v["ms"]["mean"]) / 1e3 / batch - 1.0).abs() <= 1e-9);
+    let stages = v["stages"].as_object().unwrap();
+    assert!(!stages.is_empty() && stages.values().all(|ms| number(ms) > 0.0), "{v}");
+    let rates = v["gflop_per_s"].as_object().unwrap();
+    assert!(rates.iter().all(|(name, rate)| stages.contains_key(name) && number(rate) > 0.0), "{v}");
+    v
+}
+
+#[test]
+fn a_record_of_a_model_and_of_its_plain_path() {
+    let place = Place::with_model();
+    let v = record(&place, "--model model.safetensors --iters 5 --warmup 1 --threads 1 --json out/b.json");
+    assert_eq!(serde_json::from_str::<Value>(&place.text("out/b.json")).unwrap(), v);
+    assert_eq!((&v["model"], &v["path"]), (&"model.safetensors".into(), &"engine".into()));
+    assert_eq!(["crop", "threads", "batch", "iters"].map(|k| v[k].as_u64().unwrap()), [56, 1, 1, 5]);
+    assert!(v["file_ms"].is_null());
+    let stages = keys(&v["stages"]);
+    assert_eq!((stages.first(), stages.last()), (Some(&"crop"), Some(&"score")));
+
+    let v =
+        record(&place, "--model model.safetensors --path model --iters 2 --warmup 0 --batch 3 --threads 2");
+    assert_eq!(["threads", "batch", "iters"].map(|k| v[k].as_u64().unwrap()), [2, 3, 2]);
+    assert_eq!(v["path"], "model");
+    let want = ["crop", "patches", "encoder", "extractor", "bottleneck", "decoder", "map", "score"];
+    assert_eq!(keys(&v["stages"]), want);
+}
+
+#[test]
+fn from_a_file_decoding_counts() {
+    let place = Place::with_model();
+    let v = record(&place, "--model model.safetensors --iters 3 --batch 2 --file data/nut/test/cut/0.png");
+    ordered(&v["file_ms"]);
+    assert!(number(&v["file_ms"]["decoding_adds"]) > 0.0);
+}
+
+#[test]
+fn the_embedded_backbone_and_random_weights_need_no_file() {
+    let place = Place::new();
+    for (args, model, crop) in [("", "demo", 224), ("--arch small", "small", 392)] {
+        let v = record(&place, &format!("{args} --iters 1 --warmup 0"));
+        assert_eq!((&v["model"], &v["crop"]), (&model.into(), &crop.into()));
+    }
+    let quiet = place.run("bench --iters 1 --warmup 0 --quiet").ok();
+    assert!(quiet.err.is_empty(), "{}", quiet.err);
+}
+
+#[test]
+fn serving_answers_every_line_with_milliseconds() {
+    let place = Place::with_model();
+    let ran = place.feed("bench --model model.safetensors --serve --batch 2", "go\n\ngo\n").ok();
+    let ms: Vec<f64> = ran.out.lines().map(|l| l.parse().unwrap()).collect();
+    assert!(ms.len() == 3 && ms.iter().all(|x| *x > 0.0), "{}", ran.out);
+    assert!(place.feed("bench --model model.safetensors --serve", "").ok().out.is_empty());
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let place = Place::with_model();
+    for (args, said) in [
+        ("--device cuda", "--device cuda: this version has no CUDA kernels; use --device cpu"),
+        ("--precision int8", "--precision int8: this version computes in f32 only"),
+        ("--arch huge", "'huge'"),
+        ("--arch base --model model.safetensors", "cannot be used with"),
+        ("--batch 0", "'0'"),
+        ("--iters 0", "'0'"),
+        ("--serve --iters 3", "cannot be used with"),
+        ("--model nowhere", "nowhere: cannot read the weights"),
+        ("--model backbone.safetensors", "this is an encoder without a trained INP-Former"),
+        ("--model model.safetensors --file nowhere.png", "nowhere.png"),
+        ("--model model.safetensors --json model.safetensors/b.json", "model.safetensors"),
+        ("--path gpu", "'gpu'"),
+    ] {
+        let ran = place.run(&format!("bench {args} --quiet")).ended(2, said);
+        assert!(ran.out.is_empty(), "{args}: {}", ran.out);
+    }
+}
