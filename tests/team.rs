@@ -71,7 +71,12 @@ fn scoring_a_picture_allocates_nothing_once_warm() {
         let before = ALLOCATIONS.load(Relaxed);
         pictures(6);
         let made = ALLOCATIONS.load(Relaxed) - before;
-        assert!(before > 0 && made == 0, "{made} allocations on {} threads of {}", cpu.threads(), cpu.tier().name());
+        assert!(
+            before > 0 && made == 0,
+            "{made} allocations on {} threads of {}",
+            cpu.threads(),
+            cpu.tier().name()
+        );
     }
 }
 
