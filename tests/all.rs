@@ -14,5 +14,6 @@ mod models;
 mod ops;
 mod support;
 mod synthetic;
+mod team;
 mod train;
 mod weights;

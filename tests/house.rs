@@ -102,14 +102,15 @@ fn every_kernel_has_its_op_test_and_bench() {
     none("kernels without their four files", found);
 }
 
-/// Generic CPU bodies that work on raw pointers, and the one call into the C library.
-const UNSAFE: [&str; 6] = [
+/// Generic CPU bodies that work on raw pointers, the threads that they run on, and the calls into the C library.
+const UNSAFE: [&str; 7] = [
     "src/ops/attention.rs",
     "src/ops/linear/gemm.rs",
     "src/ops/linear/micro.rs",
     "src/ops/linear/pack.rs",
     "src/ops/linear/packed.rs",
     "src/runtime/cpu.rs",
+    "src/runtime/cpu/team.rs",
 ];
 
 #[test]

@@ -175,6 +175,11 @@ impl Kernel<f32> for Slide<'_> {
 /// Image score of one map: mean of the `int(pixels·ratio)` largest values, the maximum where that is none.
 /// `ratio` lies in 0..=1. A map that holds NaN or an infinity is an error, never a score.
 pub fn score(map: &[f32], ratio: f64) -> Result<f32> {
+    score_in(map, ratio, &mut Vec::new())
+}
+
+/// As [`score`], with a buffer that grows once and may hold anything.
+pub fn score_in(map: &[f32], ratio: f64, scratch: &mut Vec<f32>) -> Result<f32> {
     if map.is_empty() || !(0.0..=1.0).contains(&ratio) {
         return Err(Error::usage(format!(
             "score: the share of largest pixels is {ratio} of {} pixels; it must be 0 to 1 of at least one",
@@ -188,7 +193,9 @@ pub fn score(map: &[f32], ratio: f64) -> Result<f32> {
         )));
     }
     let count = ((map.len() as f64 * ratio) as usize).max(1);
-    let mut v = map.to_vec();
+    scratch.clear();
+    scratch.extend_from_slice(map);
+    let v = &mut scratch[..];
     v.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
     // Sorted, so that the sum does not depend on where in the map the values lie.
     v[..count].sort_unstable_by(|a, b| b.total_cmp(a));

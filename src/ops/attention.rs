@@ -39,18 +39,20 @@ pub fn forward<E: Elem>(cpu: &Cpu, qkv: &Tensor<E>, heads: usize) -> Result<Tens
     Ok(y)
 }
 
-/// Packed keys, then packed values, of each head of one picture.
+/// Packed keys, then packed values, of each head of one picture; the scores of each thread's task.
 #[derive(Clone)]
 pub struct Scratch<E> {
     packed: Vec<E>,
+    scores: Vec<Vec<E>>,
 }
 
 impl<E: Elem> Scratch<E> {
     /// For pictures of `t` tokens and `c` channels.
     pub fn new(cpu: &Cpu, t: usize, c: usize, heads: usize) -> Self {
-        let (keys, head) = sizes(cpu.dispatch::<E, _>(micro::Shape).1, t, c / heads);
-        debug_assert!(keys <= head);
-        Self { packed: vec![E::ZERO; heads * head] }
+        let (mr, nr) = cpu.dispatch::<E, _>(micro::Shape);
+        let (_, head) = sizes(nr, t, c / heads);
+        let scores = (0..cpu.threads()).map(|_| vec![E::ZERO; (TILES * mr).min(t) * t]).collect();
+        Self { packed: vec![E::ZERO; heads * head], scores }
     }
 }
 
@@ -84,12 +86,13 @@ pub fn picture<E: Elem>(
         cpu.dispatch(Pack { out: out.1, width: nr, kc: t, b: values, k0: 0, rows: 0..t, cols: 0..d });
     });
     let out = Out(y.as_mut_ptr());
-    cpu.run(heads * blocks, |i| {
+    cpu.run_with(&mut scratch.scores, heads * blocks, |scores, i| {
         let (h, row) = (i / blocks, first + i % blocks * TILES * mr);
         let (keys, values) = packed[h * head..(h + 1) * head].split_at(keys);
         let q = &qkv[row * 3 * c + h * d..];
         let rows = (TILES * mr).min(t - row);
-        cpu.dispatch(Block { out, at: row * c + h * d, c, q, keys, values, scale, shape: [rows, t, d] })
+        let (at, scores, shape) = (row * c + h * d, &mut scores[..rows * t], [rows, t, d]);
+        cpu.dispatch(Block { out, at, c, q, keys, values, scores, scale, shape })
     });
 }
 
@@ -101,6 +104,7 @@ struct Block<'a, E> {
     q: &'a [E],
     keys: &'a [E],
     values: &'a [E],
+    scores: &'a mut [E],
     scale: E,
     shape: [usize; 3],
 }
@@ -109,20 +113,18 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
         let [rows, t, d] = self.shape;
-        let mut scores = Vec::with_capacity(rows * t);
         let q = Rows { p: self.q.as_ptr(), row: 3 * self.c, col: 1, block: 3 * self.c };
-        // SAFETY: `rows` rows of q follow `self.q`'s first, and the panels hold (D, T); all of the scores are assigned.
+        // SAFETY: `rows` rows of q follow `self.q`'s first, and the panels hold (D, T).
         unsafe {
-            let (b, p) = (self.keys.as_ptr(), scores.as_mut_ptr());
+            let (b, p) = (self.keys.as_ptr(), self.scores.as_mut_ptr());
             micro::block(s, [rows, t, d], q, b, p, t, Start::Zero);
-            scores.set_len(rows * t);
         }
         // MR is at most 8.
         let mut sums = [E::ZERO; 8 * TILES];
-        for (row, sum) in scores.chunks_exact_mut(t).zip(&mut sums) {
+        for (row, sum) in self.scores.chunks_exact_mut(t).zip(&mut sums) {
             *sum = softmax(s, row, self.scale);
         }
-        let p = Rows { p: scores.as_ptr(), row: t, col: 1, block: t };
+        let p = Rows { p: self.scores.as_ptr(), row: t, col: 1, block: t };
         // SAFETY: the panels hold (T, D); this task alone touches its rows and its head's columns of y.
         unsafe {
             let y = self.out.0.add(self.at);

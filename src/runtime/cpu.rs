@@ -1,17 +1,20 @@
-//! The CPU as a device: a thread pool and an instruction tier, both chosen once.
+//! The CPU as a device: a team of threads and an instruction tier, both chosen once.
 
+mod team;
+
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::error::{Error, Result};
 use crate::runtime::simd::{Elem, Kernel, Tier};
+use team::Team;
 
-/// Threads and instruction set. Cheap to clone; every op takes one.
+/// Threads and instruction set. Cheap to clone; every op takes one. Clones share their threads: while one uses them, ops
+/// of another run on the thread that calls them, with the same results.
 #[derive(Clone)]
 pub struct Cpu {
-    pool: Option<Arc<rayon::ThreadPool>>,
+    team: Option<Arc<Team>>,
     threads: usize,
     tier: Tier,
 }
@@ -30,17 +33,9 @@ impl Cpu {
         }
         let threads =
             threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
-        let pool = if threads == 1 {
-            None
-        } else {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("inp-former-{i}"))
-                .build()
-                .map_err(|e| Error::usage(format!("cannot start {threads} threads: {e}")))?;
-            Some(Arc::new(pool))
-        };
-        Ok(Self { pool, threads, tier })
+        let failed = |e| Error::usage(format!("cannot start {threads} threads: {e}; ask for fewer"));
+        let team = if threads == 1 { None } else { Some(Arc::new(Team::new(threads).map_err(failed)?)) };
+        Ok(Self { team, threads, tier })
     }
     /// Number of threads that ops run on.
     pub fn threads(&self) -> usize {
@@ -55,24 +50,19 @@ impl Cpu {
     pub fn dispatch<E: Elem, K: Kernel<E>>(&self, kernel: K) -> K::Output {
         E::dispatch(self.tier, kernel)
     }
-    /// Runs `f`, a sequence of ops, on a thread of the pool: each op then starts its tasks from there, where it would
-    /// otherwise wake the pool and put its own thread to sleep.
-    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        match &self.pool {
-            Some(pool) => pool.install(f),
-            None => f(),
-        }
-    }
-    /// Calls `f(0..tasks)`, in any order, on the pool. What a task computes must not depend on which thread runs it.
+    /// Calls `f(0..tasks)`, in any order, on the team. What a task computes must not depend on which thread runs it.
+    /// A panic of a task ends the run and is passed on. A run inside a task is done by that task's thread alone.
     pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync + Send) {
-        match &self.pool {
-            Some(pool) if tasks > 1 => {
-                pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(&f))
-            }
-            _ => (0..tasks).for_each(f),
-        }
+        self.each(tasks, &|_, i| f(i))
     }
-    /// Splits `out` into chunks of `chunk` elements and calls `f(index, chunk)` for each, on the pool.
+    /// As [`Cpu::run`], with one of `slots` (at least [`Cpu::threads`]) that no other task has at the time: scratch.
+    pub fn run_with<S: Send>(&self, slots: &mut [S], tasks: usize, f: impl Fn(&mut S, usize) + Sync + Send) {
+        assert!(slots.len() >= self.threads, "run_with: fewer slots than threads");
+        let slots = Chunks::new(slots, 1);
+        // SAFETY: of the threads in a run no two have the same number, and each is in one task at a time.
+        self.each(tasks, &|thread, i| f(unsafe { &mut slots.get(thread)[0] }, i))
+    }
+    /// Splits `out` into chunks of `chunk` elements and calls `f(index, chunk)` for each, on the team.
     pub fn for_chunks<T: Send>(
         &self,
         out: &mut [T],
@@ -80,12 +70,9 @@ impl Cpu {
         f: impl Fn(usize, &mut [T]) + Sync + Send,
     ) {
         assert!(chunk > 0 || out.is_empty(), "for_chunks: chunk of zero elements");
-        match &self.pool {
-            Some(pool) if out.len() > chunk => {
-                pool.install(|| out.par_chunks_mut(chunk).enumerate().for_each(|(i, c)| f(i, c)))
-            }
-            _ => out.chunks_mut(chunk.max(1)).enumerate().for_each(|(i, c)| f(i, c)),
-        }
+        let out = Chunks::new(out, chunk.max(1));
+        // SAFETY: a run has each index once.
+        self.each(out.count(), &|_, i| f(i, unsafe { out.get(i) }))
     }
     /// A vector of `len` elements made in chunks of `chunk`: `f(index, chunk)` finds its own zero, on the pool.
     ///
@@ -102,6 +89,13 @@ impl Cpu {
         // SAFETY: `for_chunks` went over all `len` elements, and `zeroed` wrote each.
         unsafe { v.set_len(len) };
         v
+    }
+    /// `f(thread, task)` for each task.
+    fn each(&self, tasks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+        match &self.team {
+            Some(team) => team.run(tasks, f),
+            None => (0..tasks).for_each(|i| f(0, i)),
+        }
     }
     /// As [`Cpu::make_chunks`] for two vectors, each given as `[len, chunk]`, of the same number of chunks.
     pub fn make_chunks2<T: Copy + Default + Send, U: Copy + Default + Send>(
@@ -129,6 +123,34 @@ fn zeroed<T: Copy + Default>(c: &mut [MaybeUninit<T>]) -> &mut [T] {
     c.fill(MaybeUninit::new(T::default()));
     // SAFETY: every element has just been written.
     unsafe { c.assume_init_mut() }
+}
+
+/// A slice, to be handed out in chunks by their index.
+struct Chunks<'a, T> {
+    first: *mut T,
+    len: usize,
+    chunk: usize,
+    whole: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: threads share it only to take disjoint chunks, which is sending them.
+unsafe impl<T: Send> Sync for Chunks<'_, T> {}
+
+impl<'a, T> Chunks<'a, T> {
+    fn new(whole: &'a mut [T], chunk: usize) -> Self {
+        Self { first: whole.as_mut_ptr(), len: whole.len(), chunk, whole: PhantomData }
+    }
+    fn count(&self) -> usize {
+        self.len.div_ceil(self.chunk)
+    }
+    /// SAFETY: nobody else may hold chunk `i` while this is in use.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn get(&self, i: usize) -> &mut [T] {
+        assert!(i < self.count(), "no such chunk");
+        let at = i * self.chunk;
+        // SAFETY: within the slice, and no other chunk reaches into it.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(at), self.chunk.min(self.len - at)) }
+    }
 }
 
 /// Tells the allocator to keep freed memory for the next tensor instead of giving it back to the system: the pages of

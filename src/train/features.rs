@@ -289,7 +289,7 @@ fn encode(cpu: &Cpu, model: &Model, inputs: &[&Tensor<f32>]) -> Result<Vec<Vec<f
     let [c, h, w] = inputs[0].shape() else { unreachable!("inputs are (3, X, X)") };
     let data = inputs.iter().flat_map(|x| x.data.iter().copied()).collect();
     let img = Tensor::new(&[inputs.len(), *c, *h, *w], data);
-    let f = cpu.enter(|| encoder::forward(cpu, &model.encoder, &model.config, &img, &mut |_, _| {}))?;
+    let f = encoder::forward(cpu, &model.encoder, &model.config, &img, &mut |_, _| {})?;
     Ok((0..inputs.len()).map(|b| f.groups.iter().flat_map(|g| g.slab(b).iter().copied()).collect()).collect())
 }
 

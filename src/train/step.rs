@@ -31,10 +31,6 @@ pub fn gradients<E: Elem>(
     cfg: &Config,
     features: &Features<E>,
 ) -> Result<Gradients<E>> {
-    cpu.enter(|| batch(cpu, p, cfg, features))
-}
-
-fn batch<E: Elem>(cpu: &Cpu, p: &Trained<E>, cfg: &Config, features: &Features<E>) -> Result<Gradients<E>> {
     let head = inp_former::forward(cpu, p, cfg, features, false, &mut |_, _| {})?;
     let groups = head.de.len() as f64;
     let (mut loss_cos, mut dde) = (0.0, Vec::new());
@@ -77,13 +73,11 @@ impl Optimizer {
     /// Clips `grads` to the largest allowed norm and updates `p`; returns the norm before clipping.
     pub fn step(&mut self, cpu: &Cpu, p: &mut Trained, grads: &mut Trained, lr: f64) -> Result<f64> {
         self.steps += 1;
-        cpu.enter(|| {
-            let norm = optimizer::clip(cpu, &mut grads.tensors_mut(), MAX_NORM);
-            let hyper = optimizer::Hyper::default();
-            for ((p, g), s) in p.tensors_mut().into_iter().zip(grads.tensors()).zip(&mut self.states) {
-                optimizer::step(cpu, p, g, s, lr, self.steps, &hyper)?;
-            }
-            Ok(norm)
-        })
+        let norm = optimizer::clip(cpu, &mut grads.tensors_mut(), MAX_NORM);
+        let hyper = optimizer::Hyper::default();
+        for ((p, g), s) in p.tensors_mut().into_iter().zip(grads.tensors()).zip(&mut self.states) {
+            optimizer::step(cpu, p, g, s, lr, self.steps, &hyper)?;
+        }
+        Ok(norm)
     }
 }

@@ -64,17 +64,24 @@ pub fn pack_into(cpu: &Cpu, panels: &mut [f32], b: Mat<f32>, n: usize, k: usize)
 /// B `(k, n)` in panels, `stride` rows from one panel to the next.
 #[derive(Clone, Copy)]
 pub struct Panels<'a> {
+    /// The first panel and all that follow.
     pub data: &'a [f32],
+    /// Columns N.
     pub n: usize,
+    /// Rows K.
     pub k: usize,
+    /// Rows from one panel's first to the next's.
     pub stride: usize,
+    /// Added to every row `(n)`; empty for none.
     pub bias: &'a [f32],
 }
 
 /// A `(m, k)`, rows `ld` apart.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
+    /// All the elements, and maybe more.
     pub data: &'a [f32],
+    /// Elements from one row to the next.
     pub ld: usize,
 }
 
@@ -86,7 +93,12 @@ pub enum Epilogue<'a> {
     /// `c = gelu(…)`
     Gelu,
     /// `c = gelu(scale[row]·… + shift)`, shift `(n)`: a layer norm folded into the product.
-    ScaledGelu { scale: &'a [f32], shift: &'a [f32] },
+    ScaledGelu {
+        /// One a row.
+        scale: &'a [f32],
+        /// One a column.
+        shift: &'a [f32],
+    },
     /// `c += …`
     Residual,
 }
