@@ -6,9 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use inp_former::engine::fold::Folded;
-use inp_former::engine::forward::{Pixels, Workspace};
-use inp_former::ops::anomaly_map;
+use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::ops::preprocess::ImageView;
 use inp_former::runtime::Cpu;
 
 use crate::models::model;
@@ -55,16 +54,16 @@ fn scoring_a_picture_allocates_nothing_once_warm() {
         return assert!(out.status.success() && said.contains("1 passed"), "{said}");
     }
     let m = model("tiny");
-    let crop: Vec<u8> = (0..m.config.crop.pow(2) * 3).map(|i| (i * i % 251) as u8).collect();
-    let mut map = vec![0.0; anomaly_map::SIDE.pow(2)];
+    let pixels: Vec<u8> = (0..160 * 120 * 3).map(|i| (i * i % 251) as u8).collect();
     for cpu in cpus() {
-        let folded = Folded::new(&cpu, &m).unwrap();
-        let (mut w, mut sorted) = (Workspace::new(&cpu, &folded), Vec::new());
+        let mut scorers = [false, true].map(|zero_shot| {
+            Scorer::new(&m, cpu.clone(), &Options { zero_shot, ..Options::default() }).unwrap()
+        });
+        let mut verdict = Verdict::default();
         let mut pictures = |n: usize| {
             for i in 0..n {
-                let pixels = Pixels::U8(&crop);
-                w.run(&cpu, &folded, pixels, i % 2 == 1, &mut map, &mut |_| {}).unwrap();
-                anomaly_map::score_in(&map, 0.01, &mut sorted).unwrap();
+                let frame = ImageView::rgb(&pixels, 160, 120).unwrap();
+                scorers[i % 2].score_into(&frame, &mut verdict).unwrap();
             }
         };
         pictures(4);
@@ -98,10 +97,11 @@ fn every_task_runs_once_however_many_there_are() {
                 counts[i].fetch_add(1, Relaxed);
             });
             assert!(counts.iter().all(|c| c.load(Relaxed) == 1), "{tasks} tasks on {}", cpu.threads());
-            let (mut a, mut b) = (vec![0; 3 * tasks], vec![0; tasks]);
+            let mut a = vec![0; 3 * tasks];
             cpu.for_chunks(&mut a[..(3 * tasks).saturating_sub(1)], 3, |i, c| c.fill(i + 1));
             assert!(a.iter().enumerate().all(|(i, &x)| x == if i + 1 < 3 * tasks { i / 3 + 1 } else { 0 }));
-            cpu.for_chunks2(&mut a, 3, &mut b, 1, |i, a, b| (a[2], b[0]) = (2 * i, a.len()));
+            let (a, b) =
+                cpu.make_chunks2([3 * tasks, 3], [tasks, 1], |i, a, b| (a[2], b[0]) = (2 * i, a.len()));
             assert!((0..tasks).all(|i| a[3 * i + 2] == 2 * i && b[i] == 3));
         }
     }

@@ -71,6 +71,7 @@ pub struct Scorer {
     cropper: Cropper,
     crop: Vec<u8>,
     work: Workspace,
+    sorted: Vec<f32>,
 }
 
 impl Scorer {
@@ -92,6 +93,7 @@ impl Scorer {
             crop: vec![0; cfg.crop * cfg.crop * 3],
             work: Workspace::new(&cpu, &folded),
             model: Arc::new(folded),
+            sorted: Vec::new(),
             cpu,
         })
     }
@@ -172,7 +174,7 @@ impl Scorer {
     fn score(&mut self, pixels: Pixels, v: &mut Verdict, stage: &mut dyn FnMut(&'static str)) -> Result<()> {
         v.map.resize(MAP_SIDE * MAP_SIDE, 0.0);
         self.work.run(&self.cpu, &self.model, pixels, self.zero_shot, &mut v.map, stage);
-        v.score = anomaly_map::score(&v.map, TOP)?;
+        v.score = anomaly_map::score_in(&v.map, TOP, &mut self.sorted)?;
         v.anomalous = self.threshold.map(|t| v.score >= t);
         stage("score");
         Ok(())
