@@ -92,8 +92,8 @@ impl Bench {
         };
         let cfg = model.config.clone();
         let mut runner = match self.path {
-            Path::Engine => Runner::Engine(Scorer::new(&model, cpu.clone(), &Options::default())?),
-            Path::Model => Runner::Plain(Plain::new(model, cpu.clone())?),
+            Path::Engine => Runner::Engine(Box::new(Scorer::new(&model, cpu.clone(), &Options::default())?)),
+            Path::Model => Runner::Plain(Box::new(Plain::new(model, cpu.clone())?)),
         };
         let batch = usize::from(self.batch);
         let pixels = frame();
@@ -255,8 +255,8 @@ fn random(arch: Arch) -> Result<WeightFile> {
 
 /// What is measured.
 enum Runner {
-    Engine(Scorer),
-    Plain(Plain),
+    Engine(Box<Scorer>),
+    Plain(Box<Plain>),
 }
 
 impl Runner {
