@@ -128,9 +128,10 @@ impl Bench {
         // Stages are timed in calls of their own, so that the clock is no part of the latency.
         let mut stages: Vec<(&'static str, f64)> = Vec::new();
         let rounds = iters.div_ceil(4).min(50);
+        let mut verdict = Verdict::default();
         for frame in (0..rounds).flat_map(|_| &frames) {
             let mut last = Instant::now();
-            runner.timed(frame, &mut Verdict::default(), &mut |name| {
+            runner.timed(frame, &mut verdict, &mut |name| {
                 let ms = last.elapsed().as_secs_f64() * 1e3 / f64::from(rounds);
                 match stages.iter_mut().find(|s| s.0 == name) {
                     Some(s) => s.1 += ms,
