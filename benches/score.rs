@@ -1,11 +1,9 @@
 //! Scoring one camera frame from its pixels: the embedded backbone at 224 px, and a model of the small size at 392 px.
 
 use inp_former::engine::{Options, Scorer, Verdict};
-use inp_former::model::params::{Encoder, Trained};
-use inp_former::model::{Model, embedded, encoder, inp_former as net};
-use inp_former::ops::anomaly_map;
+use inp_former::model::{Model, embedded};
 use inp_former::ops::preprocess::{self, ImageView};
-use inp_former::runtime::{Cpu, Tensor};
+use inp_former::runtime::Cpu;
 use inp_former::train::init;
 
 use crate::models;
@@ -43,23 +41,14 @@ fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageVie
     }
 }
 
-/// The score of the frame at 112 px against the same model in f64.
+/// The map of the frame at 112 px against the same model in f64.
 fn check(model: &Model, frame: &ImageView) {
-    let (cpu, file) = (Cpu::new(None).unwrap(), model.to_file());
-    let cfg = model.config.clone().with_sizes(Some(128), Some(112)).unwrap();
-    let mut get = |name: &str, _: &[usize]| Ok(file.tensors[name].to_f32()?.cast::<f64>());
-    let encoder = Encoder::build(&cfg, &mut get).unwrap();
-    let trained = Trained::build(&cfg, &mut get).unwrap();
-    let crop = preprocess::crop_u8(&cpu, frame, 128, 112).unwrap();
-    let img = preprocess::normalise(&crop, 112, 112).reshaped(&[1, 3, 112, 112]).cast();
-    let features = encoder::forward(&cpu, &encoder, &cfg, &img, &mut |_, _| {}).unwrap();
-    let head = net::forward(&cpu, &trained, &cfg, &features, false, &mut |_, _| {}).unwrap();
-    let native: Vec<Tensor> =
-        net::native_maps(&cpu, &features, &head).unwrap().iter().map(Tensor::cast).collect();
-    let want = anomaly_map::post(&cpu, &native, 8, 112).unwrap().gauss;
     let mut model = model.clone();
-    model.config = cfg;
+    model.config = model.config.with_sizes(Some(128), Some(112)).unwrap();
+    let cpu = Cpu::new(None).unwrap();
+    let crop = preprocess::crop_u8(&cpu, frame, 128, 112).unwrap();
+    let img = preprocess::normalise(&crop, 112, 112).reshaped(&[1, 3, 112, 112]);
     let mut verdict = Verdict::default();
     Scorer::new(&model, cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
-    close("map", &verdict.map, &want.data, 1e-4);
+    close("map", &verdict.map, &models::maps64(&model, &img), 1e-4);
 }

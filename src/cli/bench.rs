@@ -92,8 +92,8 @@ impl Bench {
         };
         let cfg = model.config.clone();
         let mut runner = match self.path {
-            Path::Engine => Runner::Engine(Scorer::new(&model, cpu.clone(), &Options::default())?),
-            Path::Model => Runner::Plain(Plain::new(model, cpu.clone())?),
+            Path::Engine => Runner::Engine(Box::new(Scorer::new(&model, cpu.clone(), &Options::default())?)),
+            Path::Model => Runner::Plain(Box::new(Plain::new(model, cpu.clone())?)),
         };
         let batch = usize::from(self.batch);
         let pixels = frame();
@@ -128,9 +128,10 @@ impl Bench {
         // Stages are timed in calls of their own, so that the clock is no part of the latency.
         let mut stages: Vec<(&'static str, f64)> = Vec::new();
         let rounds = iters.div_ceil(4).min(50);
+        let mut verdict = Verdict::default();
         for frame in (0..rounds).flat_map(|_| &frames) {
             let mut last = Instant::now();
-            runner.timed(frame, &mut Verdict::default(), &mut |name| {
+            runner.timed(frame, &mut verdict, &mut |name| {
                 let ms = last.elapsed().as_secs_f64() * 1e3 / f64::from(rounds);
                 match stages.iter_mut().find(|s| s.0 == name) {
                     Some(s) => s.1 += ms,
@@ -255,8 +256,8 @@ fn random(arch: Arch) -> Result<WeightFile> {
 
 /// What is measured.
 enum Runner {
-    Engine(Scorer),
-    Plain(Plain),
+    Engine(Box<Scorer>),
+    Plain(Box<Plain>),
 }
 
 impl Runner {

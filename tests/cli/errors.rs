@@ -110,7 +110,6 @@ fn files() {
         convert model.safetensors none/no/x => none/no
         trace --model model.safetensors --out t --image text => text: this is not a picture
         trace --model model.safetensors --out t --input model.safetensors => there is no tensor `input`
-        trace --model model.safetensors --out t --image data/nut/test/good/0.png --path engine => no fast scorer
         "
         .replace("TINY", tiny)
 
