@@ -48,8 +48,7 @@ pub struct Decode {
     /// Projection `(C, C)` of a value to the block's middle, and the same with the mean over its outputs taken away.
     pub proj: Packed,
     pub centred: Packed,
-    /// Projection's bias, and the same centred, `(C)`.
-    pub proj_bias: Vec<f32>,
+    /// The projection's bias with its mean taken away, `(C)`.
     pub centred_bias: Vec<f32>,
     /// A `(C, 4C)`: centred projection, gain and first MLP weights in one.
     pub a: Packed,
@@ -288,7 +287,6 @@ impl Decode {
             scale: b.scale.data.clone(),
             proj: Packed::new(cpu, &b.proj.w.data, c, c, Vec::new()),
             centred: Packed::new(cpu, &centred, c, c, Vec::new()),
-            proj_bias: b.proj.b.data.clone(),
             centred_bias,
             a: Packed::from_mat(cpu, Mat::plain(&a, hidden), hidden, c, Vec::new()),
             fc1_scaled,
