@@ -18,10 +18,13 @@ pub struct Team {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Of a thread and a task.
+type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
 /// `f(thread, task)` for every task, `step` tasks at a time.
 #[derive(Clone, Copy)]
 struct Job {
-    f: *const (dyn Fn(usize, usize) + Sync),
+    f: *const Task<'static>,
     tasks: usize,
     step: usize,
 }
@@ -89,7 +92,7 @@ impl Team {
     /// Calls `f(thread, task)` for tasks `0..tasks`, `thread` below the team's size and never the same twice at a time;
     /// back when all are done. A panic of a task is passed on then. While the team is another thread's, or busy with the
     /// very task that calls, the tasks run here, one after the other, as thread 0.
-    pub fn run(&self, tasks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+    pub fn run(&self, tasks: usize, f: &Task) {
         let s = &*self.shared;
         if tasks < 2 || s.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(|i| f(0, i));
@@ -97,7 +100,7 @@ impl Team {
         // Few enough steps that the counter is no bottleneck, enough that no thread waits long for the last one.
         let step = (tasks / (32 * (self.workers.len() + 1))).max(1);
         // SAFETY: only the lifetime is changed; this function does not return before every thread has left the job.
-        let f = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync), _>(f) };
+        let f = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(f) };
         // SAFETY: `busy` was free, so no job is open and nobody inside.
         unsafe { *s.job.get() = Some(Job { f, tasks, step }) };
         s.next.0.store(0, Ordering::Relaxed);
