@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use inp_former::data::dataset::{Dataset, Layout};
-use inp_former::data::image::Limits;
 use inp_former::data::views::VIEWS;
 use inp_former::error::IoContext;
 use inp_former::model::{Model, inp_former as net};
+use inp_former::ops::anomaly_map;
 use inp_former::runtime::Cpu;
 use inp_former::train::checkpoint;
-use inp_former::train::features::{CacheMode, FeatureStore, Item, load_input};
+use inp_former::train::features::{CacheMode, FeatureStore, Item};
 use inp_former::train::init::Rng;
 use inp_former::train::run::{self, Options, Outcome, Report};
 use inp_former::{Error, Result};
@@ -340,7 +340,7 @@ impl Job<'_> {
                 ckpt.display()
             ))),
             Outcome::Finished(mut model) => {
-                let range = map_range(cpu, &model, &store)?;
+                let range = map_range(cpu, &model, &mut store)?;
                 model.config.other.insert("map_range".into(), json!([range.0, range.1]));
                 model.to_file().write(self.out)?;
                 if ckpt.exists() {
@@ -357,15 +357,16 @@ impl Job<'_> {
     }
 }
 
-/// Map values that heat maps of this model are drawn between: the median of up to 16 training images' maps, and three
-/// times their highest value above it. One scale for every picture, so that pictures can be compared.
-fn map_range(cpu: &Cpu, model: &Model, store: &FeatureStore) -> Result<(f32, f32)> {
-    let paths = store.paths();
+/// Map values that heat maps of this model are drawn between: the median of up to 16 training images' maps, and twice
+/// their highest value above it. One scale for every picture, so that pictures can be compared.
+fn map_range(cpu: &Cpu, model: &Model, store: &mut FeatureStore) -> Result<(f32, f32)> {
+    let (cfg, trained, n) = (&model.config, model.trained()?, store.len());
     let mut values = Vec::new();
-    for path in paths.iter().step_by(paths.len().div_ceil(16).max(1)) {
-        let x = load_input(path, &model.config, &Limits::default())?;
-        let shape: Vec<usize> = std::iter::once(1).chain(x.shape().iter().copied()).collect();
-        values.extend(net::maps(cpu, model, &x.reshaped(&shape), false, &mut |_, _| {})?.gauss.data);
+    for i in (0..n).step_by(n.div_ceil(16).max(1)) {
+        let features = store.batch(&[i])?;
+        let head = net::forward(cpu, trained, cfg, &features, false, &mut |_, _| {})?;
+        let native = net::native_maps(cpu, &features, &head)?;
+        values.extend(anomaly_map::post(cpu, &native, cfg.side(), cfg.crop)?.gauss.data);
     }
     if values.iter().any(|x| !x.is_finite()) {
         return Err(Error::NotFinite(
@@ -375,7 +376,7 @@ fn map_range(cpu: &Cpu, model: &Model, store: &FeatureStore) -> Result<(f32, f32
     let middle = values.len() / 2;
     let (_, &mut median, upper) = values.select_nth_unstable_by(middle, f32::total_cmp);
     let top = upper.iter().copied().fold(median, f32::max);
-    Ok((median, median + (3.0 * (top - median)).max(1e-3)))
+    Ok((median, median + (2.0 * (top - median)).max(1e-3)))
 }
 
 /// `OUT.ckpt`.

@@ -180,12 +180,6 @@ impl<'a> FeatureStore<'a> {
             Keep::Off => 0,
         }
     }
-    /// Files of the pictures, in the order of the items.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = self.items.iter().map(|i| i.path.clone()).collect();
-        paths.dedup();
-        paths
-    }
     /// Hash of everything that the features depend on, in order.
     pub fn fingerprint(&self) -> String {
         let mut h = blake3::Hasher::new();
