@@ -173,13 +173,14 @@ class InpFormer(nn.Module):
 
 
 def build(name, size, fused=False, tensors=None):
-    """A model in evaluation mode with the generator's weights."""
+    """A model in evaluation mode with `tensors` (torch), or the generator's weights."""
     c = CONFIGS[name]
-    m = InpFormer(c, size, fused).eval().requires_grad_(False)
-    own = {k: torch.from_numpy(v) for k, v in (tensors or generator.weights(c)).items()}
+    with torch.device("meta"):
+        m = InpFormer(c, size, fused)
+    own = tensors or {k: torch.from_numpy(v) for k, v in generator.weights(c).items()}
     own["encoder.pos_embed"] = position(own["encoder.pos_embed"], size // PATCH)
-    m.load_state_dict({k: own[k] for k in m.state_dict()})
-    return m
+    m.load_state_dict({k: own[k] for k in m.state_dict()}, assign=True)
+    return m.eval().requires_grad_(False)
 
 
 def check(goldens):
