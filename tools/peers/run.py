@@ -1,0 +1,287 @@
+"""Runs us and the peers side by side; see `tools/compare --help`.
+
+Every peer is a process that lives through its table; in each round each of them makes one forward, in a shuffled
+order, so that whatever else the machine does falls on all alike. This process imports nothing heavy: a child's peak
+memory starts from its parent's.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import report
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+OURS = "ours-f32"
+QUICK = ["torch-eager-f32", "ort-f32", "openvino-f32"]
+FULL = [
+    *QUICK,
+    "torch-eager-sdpa-f32",
+    "torch-compile-f32",
+    "torch-eager-bf16",
+    "torch-compile-bf16",
+    "ort-int8",
+    "openvino-bf16",
+    "openvino-int8",
+    "openvino-f32-throughput",
+    "openvino-bf16-throughput",
+    "openvino-int8-throughput",
+]
+PRECISIONS = ["f32", "bf16", "int8"]
+ROUNDS = 3  # at least
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def script(name, *args):
+    return [sys.executable, str(HERE / name), *map(str, args)]
+
+
+def clean_environment():
+    """Settings of this shell that would slow a peer down are not handed on."""
+    for key in ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS", "MKL_NUM_THREADS"]:
+        os.environ.pop(key, None)
+
+
+def bench(binary, arch, data, batch, threads, precision):
+    model = data / f"{arch}.safetensors"
+    args = ["bench", "--model", model, "--batch", batch, "--threads", threads, "--precision", precision, "--quiet"]
+    return [str(a) for a in [binary, *args]]
+
+
+def available(binary, data, arch):
+    """Our precisions that are built, and a note for each one that is not."""
+    help = subprocess.run([binary, "bench", "--help"], capture_output=True, text=True) if binary.exists() else None
+    if not help or "--serve" not in help.stdout:
+        return [], ["inp-former bench is not built (cargo build --release): only the peers were measured"]
+    have, notes = [], []
+    for p in PRECISIONS:
+        args = [*bench(binary, arch, data, 1, 2, p), "--iters", "1"]
+        done = subprocess.run(args, capture_output=True, text=True)
+        if done.returncode == 0:
+            have.append(p)
+        else:
+            notes.append(f"inp-former {p} was not measured: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return have, notes
+
+
+class Worker:
+    """A process that answers a line with the milliseconds of one forward."""
+
+    def __init__(self, binary, name, arch, data, batch, threads, log):
+        self.name, self.ms, self.hello = name, [], {}
+        if name.startswith("ours"):
+            self.batch = 1 if name.endswith("batch1") else batch
+            args = [*bench(binary, arch, data, self.batch, threads, name.split("-")[1]), "--serve"]
+        else:
+            self.batch = batch
+            args = script("worker.py", name, data, arch, batch, threads)
+        self.p = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def line(self):
+        text = self.p.stdout.readline()
+        if not text:
+            raise RuntimeError(f"{self.name} ended")
+        return text
+
+    def start(self):
+        if not self.name.startswith("ours"):
+            self.hello = json.loads(self.line())
+        for _ in range(2):
+            self.run()
+
+    def run(self):
+        self.p.stdin.write("run\n")
+        self.p.stdin.flush()
+        return float(self.line())
+
+    def peak_mb(self):
+        status = Path(f"/proc/{self.p.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+    def stop(self):
+        self.p.stdin.close()
+        self.p.stdout.close()
+        self.p.wait()
+
+
+def error_of_ours(binary, arch, data, precision, threads):
+    """The fast scorer's maps against the float64 ones, by the same rule as the workers'."""
+    out = data / "trace.safetensors"
+    args = ["trace", "--path", "engine", "--model", data / f"{arch}.safetensors", "--input", data / "input.safetensors"]
+    args += ["--out", out, "--precision", precision, "--threads", threads, "--quiet"]
+    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True)
+    if done.returncode:
+        say(f"trace: {done.stderr.strip()}")
+        return None
+    return float(subprocess.run(script("error.py", data, arch), capture_output=True, text=True, check=True).stdout)
+
+
+def table(binary, arch, batch, threads, names, data, seconds, seed, log):
+    """One interleaved run; a list of rows."""
+    workers, dead = [], []
+    for name in names:
+        w = Worker(binary, name, arch, data, batch, threads, log)
+        try:
+            w.start()
+            workers.append(w)
+            say(f"  {name} ready")
+        except (RuntimeError, ValueError) as e:
+            say(f"  {name} does not run: {e}; see {log.name}")
+            dead.append({"name": name, "failed": str(e)})
+    order, shuffle = list(workers), random.Random(seed).shuffle
+    end, rounds = time.monotonic() + seconds, 0
+    while rounds < ROUNDS or time.monotonic() < end:
+        shuffle(order)
+        for w in order:
+            if batch == 1 and not w.name.endswith("throughput"):
+                w.run()  # wakes the threads; a long forward does not need it
+            w.ms.append(w.run())
+        rounds += 1
+    rows = []
+    for w in workers:
+        rows.append(
+            {
+                "name": w.name,
+                "batch": w.batch,
+                "median_ms": statistics.median(w.ms),
+                "min_ms": min(w.ms),
+                "image_ms": statistics.median(w.ms) / w.batch,
+                "peak_mb": w.peak_mb(),
+                "ms": w.ms,
+                **w.hello,
+            }
+        )
+        w.stop()
+    ours = next((r for r in rows if r["name"] == OURS), None)
+    for r in rows:
+        r["ratio"] = ours and r["image_ms"] / ours["image_ms"]
+        if r["name"].startswith("ours"):
+            r["error"] = error_of_ours(binary, arch, data, r["name"].split("-")[1], threads)
+    return {"arch": arch, "batch": batch, "threads": threads, "rounds": rounds, "rows": rows + dead}
+
+
+def cold(binary, arch, names, data, threads, rounds, seed, log):
+    """Process start to first score, and peak memory of that process; the page cache is warm."""
+    rows = {n: {"name": n, "ms": [], "peak_mb": []} for n in names}
+    picture, order = data / "picture.png", list(names)
+    shuffle = random.Random(seed).shuffle
+    for i in range(rounds + 1):
+        shuffle(order)
+        for name in order:
+            if name.startswith("ours"):
+                model = data / f"{arch}.safetensors"
+                args = [binary, "score", "--model", model, "--precision", name.split("-")[1], "--threads", threads]
+                args = [str(a) for a in [*args, "--format", "jsonl", "--quiet", picture]]
+            else:
+                args = script("cold.py", name, data, arch, threads, picture)
+            start = time.perf_counter()
+            p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=log, text=True)
+            text = p.stdout.readline()
+            ms = (time.perf_counter() - start) * 1e3
+            p.stdout.read()
+            _, status, usage = os.wait4(p.pid, 0)
+            p.returncode = os.waitstatus_to_exitcode(status)
+            try:
+                record = json.loads(text)
+                rows[name]["score"] = record["score"] if name.startswith("ours") else record
+            except (ValueError, KeyError):
+                rows[name]["failed"] = f"exit code {p.returncode}"
+                continue
+            if i:  # the first round fills the page cache
+                rows[name]["ms"].append(ms)
+                rows[name]["peak_mb"].append(usage.ru_maxrss * 1024 / 1e6)
+    for r in rows.values():
+        if r["ms"]:
+            r["median_ms"], r["peak_mb"] = statistics.median(r["ms"]), max(r["peak_mb"])
+    return {"arch": arch, "threads": threads, "rounds": rounds, "rows": list(rows.values())}
+
+
+def machine():
+    info = Path("/proc/cpuinfo").read_text()
+    field = lambda k: next((l.split(":", 1)[1].strip() for l in info.splitlines() if l.startswith(k)), "?")
+    flags = [f for f in field("flags").split() if f.startswith(("avx", "amx", "fma"))]
+    return {
+        "cpu": f"{field('model name')} (family {field('cpu family')}, model {field('model')}".strip() + ")",
+        "cores": os.cpu_count(),
+        "flags": flags,
+        "kernel": platform.release(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def main():
+    a = argparse.ArgumentParser(prog="tools/compare", description="Measure us and the peers in one interleaved run.")
+    a.add_argument("--quick", action="store_true", help="batch 1, f32, three peers")
+    a.add_argument("--arch", default="small,base", help="small, base or both")
+    a.add_argument("--batch", help="batch sizes [default: 1,8; quick: 1]")
+    a.add_argument("--peers", help="comma-separated names instead of all: " + " ".join(FULL))
+    a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--seconds", type=float, help="measured seconds a table [default: 60; quick: 15]")
+    a.add_argument("--seed", type=int, default=1, help="of the order within rounds")
+    a.add_argument("--binary", type=Path, default=ROOT / "target/release/inp-former", help="which inp-former")
+    a.add_argument("--out", type=Path, default=ROOT / "target/compare/out", help="folder for compare.json and .md")
+    a.add_argument("--write", type=Path, help="put the tables between the markers of this file, e.g. BENCHMARKS.md")
+    a.add_argument("--check", action="store_true", help="only check the reference against the goldens ($INP_GOLDENS)")
+    o = a.parse_args()
+    if o.check:
+        sys.exit(subprocess.run(script("reference.py")).returncode)
+    clean_environment()
+    data, archs = ROOT / "target/compare/data", o.arch.split(",")
+    batches = [int(b) for b in (o.batch or ("1" if o.quick else "1,8")).split(",")]
+    peers = o.peers.split(",") if o.peers else QUICK if o.quick else FULL
+    if unknown := set(peers) - set(FULL) or set(archs) - {"small", "base"}:
+        a.error(f"unknown: {', '.join(sorted(unknown))}")
+    seconds = o.seconds or (15 if o.quick else 60)
+    o.out.mkdir(parents=True, exist_ok=True)
+    for arch in archs:
+        for batch in batches:
+            int8 = ["int8"] if any("int8" in p for p in peers) else []
+            subprocess.run(script("prepare.py", data, arch, batch, *int8), check=True)
+    have, notes = available(o.binary, data, archs[0])
+    for n in notes:
+        say(n)
+    ours = [f"ours-{p}" for p in (have[:1] if o.quick else have)]
+    start = time.time()
+    result = {"machine": machine(), "date": time.strftime("%Y-%m-%d", time.gmtime()), "notes": notes, "tables": []}
+    result["command"] = "tools/compare " + " ".join(sys.argv[1:])
+    freeze = subprocess.run([sys.executable, "-m", "pip", "freeze"], capture_output=True, text=True).stdout.split()
+    wanted = ("torch==", "onnxruntime==", "openvino==", "nncf==")
+    result["versions"] = {"python": platform.python_version(), **dict(v.split("==") for v in freeze if v.startswith(wanted))}
+    plan = [(arch, b, o.threads, ours + peers) for b in batches for arch in archs]
+    if not o.quick and o.threads > 1:
+        f32 = [n for n in ours + peers if n in (OURS, "torch-eager-f32", "ort-f32", "openvino-f32")]
+        plan += [(arch, 1, 1, f32) for arch in archs]
+    with open(o.out / "compare.log", "w") as log:
+        for arch, batch, threads, names in plan:
+            say(f"{arch}, batch {batch}, {threads} threads")
+            if batch > 1 and ours:
+                names = [*names, OURS + "-batch1"]
+            result["tables"].append(table(o.binary, arch, batch, threads, names, data, seconds, o.seed, log))
+        result["cold"] = []
+        for arch in archs:
+            say(f"{arch}, start to first score")
+            names = ours + [p for p in peers if "compile" not in p and not p.endswith("throughput")]
+            result["cold"].append(cold(o.binary, arch, names, data, o.threads, 3 if o.quick else 5, o.seed, log))
+    result["minutes"] = (time.time() - start) / 60
+    result["acceptance"] = report.acceptance(result)
+    (o.out / "compare.json").write_text(json.dumps(result, indent=1))
+    text = report.markdown(result)
+    (o.out / "compare.md").write_text(text)
+    print(text)
+    if o.write:
+        report.write(o.write, text)
+
+
+if __name__ == "__main__":
+    main()
