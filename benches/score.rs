@@ -32,7 +32,7 @@ fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageVie
     let decoder = cfg.decoder_blocks * ch * (5 * n * (ch + hp) + 8 * cfg.prototypes * ch);
     let flop = 2.0 * (encoder + middle + decoder) as f64;
     for cpu in cpus() {
-        let mut scorer = Scorer::new(&model, cpu.clone(), &Options::default()).unwrap();
+        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &Options::default()).unwrap();
         let mut verdict = Verdict::default();
         time(c, "score", name, &cpu, Work::Flop(flop), || {
             scorer.score_into(frame, &mut verdict).unwrap();
@@ -49,6 +49,6 @@ fn check(model: &Model, frame: &ImageView) {
     let crop = preprocess::crop_u8(&cpu, frame, 128, 112).unwrap();
     let img = preprocess::normalise(&crop, 112, 112).reshaped(&[1, 3, 112, 112]);
     let mut verdict = Verdict::default();
-    Scorer::new(&model, cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
+    Scorer::new(model.clone(), cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
     close("map", &verdict.map, &models::maps64(&model, &img), 1e-4);
 }

@@ -181,7 +181,15 @@ impl Common {
 
     /// Opens a trained model and says what it is.
     pub fn model(&self, path: &Path) -> Result<Model> {
-        let model = Model::load(WeightFile::read(path)?)?;
+        self.trained(Model::load(WeightFile::read(path)?)?)
+    }
+
+    /// As [`Common::model`], for a model that will only score.
+    pub fn scoring_model(&self, path: &Path) -> Result<Model> {
+        self.trained(Model::load_to_score(WeightFile::read(path)?)?)
+    }
+
+    fn trained(&self, model: Model) -> Result<Model> {
         model.trained()?;
         self.about_backbone(&model);
         Ok(model)

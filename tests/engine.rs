@@ -9,7 +9,7 @@ use crate::models::{self, model};
 use crate::support::{close, cpus, golden, golden_input};
 
 fn scorer(m: &Model, cpu: &Cpu, zero_shot: bool) -> Scorer {
-    Scorer::new(m, cpu.clone(), &Options { zero_shot, ..Options::default() }).unwrap()
+    Scorer::new(m.clone(), cpu.clone(), &Options { zero_shot, ..Options::default() }).unwrap()
 }
 
 fn plain(m: &Model, cpu: &Cpu, input: &Tensor, zero_shot: bool) -> Tensor {

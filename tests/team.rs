@@ -57,7 +57,7 @@ fn scoring_a_picture_allocates_nothing_once_warm() {
     let pixels: Vec<u8> = (0..160 * 120 * 3).map(|i| (i * i % 251) as u8).collect();
     for cpu in cpus() {
         let mut scorers = [false, true].map(|zero_shot| {
-            Scorer::new(&m, cpu.clone(), &Options { zero_shot, ..Options::default() }).unwrap()
+            Scorer::new(m.clone(), cpu.clone(), &Options { zero_shot, ..Options::default() }).unwrap()
         });
         let mut verdict = Verdict::default();
         let mut pictures = |n: usize| {

@@ -81,18 +81,18 @@ impl Bench {
         let decode = |path: &PathBuf| image::decode(path, &image::Limits::default());
         let first = self.file.as_ref().map(decode).transpose()?;
         let model = match (&self.model, self.arch) {
-            (Some(path), _) => common.model(path)?,
+            (Some(path), _) => common.scoring_model(path)?,
             (None, Arch::Demo) => {
                 let backbone = common.backbone(None)?;
                 let config = init::plan(&backbone.config, 6);
                 let trained = init::init(&config, 1)?;
                 backbone.with_trained(config, trained)
             }
-            (None, arch) => Model::load(random(arch)?)?,
+            (None, arch) => Model::load_to_score(random(arch)?)?,
         };
         let cfg = model.config.clone();
         let mut runner = match self.path {
-            Path::Engine => Runner::Engine(Box::new(Scorer::new(&model, cpu.clone(), &Options::default())?)),
+            Path::Engine => Runner::Engine(Box::new(Scorer::new(model, cpu.clone(), &Options::default())?)),
             Path::Model => Runner::Plain(Box::new(Plain::new(model, cpu.clone())?)),
         };
         let batch = usize::from(self.batch);

@@ -43,7 +43,7 @@ impl Calibrate {
         let cpu = common.cpu()?;
         let mut model: Model = common.model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-        let mut scorer = Scorer::new(&model, cpu.clone(), &options)?;
+        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &options)?;
         let test = inputs::expand(&[self.good.to_string_lossy().into_owned()])?
             .into_iter()
             .map(|i| inp_former::data::dataset::Sample { path: i.path, defect: None, mask: None })

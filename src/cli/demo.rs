@@ -59,13 +59,13 @@ impl Demo {
         let model_path = self.out.join("model.safetensors");
         let set = Dataset::open(&data, None, &[])?;
         self.train(common, &cpu, &set, &model_path)?;
-        let model = Model::load(WeightFile::read(&model_path)?)?;
+        let model = Model::load_to_score(WeightFile::read(&model_path)?)?;
         let settings = json!({
             "data": "drawn by `inp-former demo`", "seed": self.seed, "iterations": self.iterations,
             "backbone": model.config.other.get("name"), "resize": model.config.resize, "crop": model.config.crop,
             "metrics": "exact", "gt_binarize": "half", "precision": "f32",
         });
-        let mut scorer = Scorer::new(&model, cpu.clone(), &Options::default())?;
+        let mut scorer = Scorer::new(model, cpu.clone(), &Options::default())?;
         let scale = super::score::scale(None, &scorer);
         let workers = common.workers(None, &cpu);
         let setting = Setting { mode: Mode::Exact, binarize: Binarize::Half, workers };

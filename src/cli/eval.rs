@@ -95,7 +95,7 @@ impl Eval {
         }
         let open = |path: &Path| -> Result<Scorer> {
             let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-            Scorer::new(&common.model(path)?, cpu.clone(), &options)
+            Scorer::new(common.scoring_model(path)?, cpu.clone(), &options)
         };
         let mut scorer = if one_each { None } else { Some(open(&self.model)?) };
         let (mut results, mut failures, mut kept) = (Vec::new(), 0, Vec::new());

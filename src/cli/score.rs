@@ -101,9 +101,9 @@ impl Score {
             return Err(Error::usage("--threshold must be a finite number"));
         }
         let cpu = common.cpu()?;
-        let model = common.model(&self.model)?;
+        let model = common.scoring_model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, threshold: self.threshold, ..Options::default() };
-        let mut scorer = Scorer::new(&model, cpu.clone(), &options)?;
+        let mut scorer = Scorer::new(model, cpu.clone(), &options)?;
         if scorer.threshold().is_none() && scorer.config().threshold(!self.zero_shot).is_some() {
             common.warn(format!(
                 "the model's threshold was calibrated {} --zero-shot and is not used; calibrate again, or give \

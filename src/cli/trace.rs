@@ -151,7 +151,8 @@ fn engine(cpu: &Cpu, model: &Model, input: &Tensor, put: &mut dyn FnMut(&str, &T
     let resize = model.config.resize.max(size);
     model.config = model.config.with_sizes(Some(resize), Some(size))?;
     let (cfg, side) = (model.config.clone(), size / PATCH);
-    let open = |zero_shot| Scorer::new(&model, cpu.clone(), &Options { zero_shot, ..Options::default() });
+    let open =
+        |zero_shot| Scorer::new(model.clone(), cpu.clone(), &Options { zero_shot, ..Options::default() });
     let (mut full, mut zero) = (open(false)?, open(true)?);
     let mut rows: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut add = |name: &str, shape: &[usize], x: &[f32]| {

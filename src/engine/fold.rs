@@ -11,7 +11,7 @@
 
 use crate::error::Result;
 use crate::model::config::PATCH;
-use crate::model::params::{Linear, Mlp, Norm};
+use crate::model::params::{Linear, Mlp, Norm, Trained};
 use crate::model::{Config, ENCODER_EPS, Model, TRAINED_EPS};
 use crate::ops::linear::gemm::{Mat, Start, gemm};
 use crate::ops::linear::packed::Packed;
@@ -82,17 +82,19 @@ pub struct Post {
 }
 
 impl Folded {
-    /// Folds and packs for the tier of `cpu`.
-    pub fn new(cpu: &Cpu, model: &Model) -> Result<Self> {
-        let (cfg, enc, p) = (&model.config, &model.encoder, model.trained()?);
+    /// Folds and packs for the tier of `cpu`. Blocks are let go as they are folded: the weights are in memory once.
+    pub fn new(cpu: &Cpu, model: Model) -> Result<Self> {
+        model.trained()?;
+        let (cfg, enc, trained) = model.into_parts();
+        let p = trained.expect("asked for above");
         let (c, side) = (cfg.channels, cfg.side());
         let pos = patch_embed::pos_embed(cpu, &enc.pos, (side, side))?;
-        let (patch_f32, table_f32) = patches(cpu, cfg, enc, &pos, false);
-        let (patch_u8, table_u8) = patches(cpu, cfg, enc, &pos, true);
+        let (patch_f32, table_f32) = patches(cpu, &cfg, &enc, &pos, false);
+        let (patch_u8, table_u8) = patches(cpu, &cfg, &enc, &pos, true);
         let d = c / cfg.heads;
         let blocks = enc
             .blocks
-            .iter()
+            .into_iter()
             .map(|b| {
                 let mut qkv = normed(&b.norm1, &b.qkv);
                 let scale = (d as f32).powf(-0.5);
@@ -110,17 +112,19 @@ impl Folded {
                 }
             })
             .collect();
+        let extract = Extract::new(cpu, &cfg, &p)?;
+        let bottleneck = mlp(cpu, None, &p.bottleneck);
         Ok(Self {
-            config: cfg.clone(),
+            post: Post::new(side, cfg.crop),
+            config: cfg,
             patch_u8,
             patch_f32,
             table_u8,
             table_f32,
             blocks,
-            extract: Extract::new(cpu, model)?,
-            bottleneck: mlp(cpu, None, &p.bottleneck),
-            decode: p.decoder.iter().map(|b| Decode::new(cpu, b)).collect(),
-            post: Post::new(side, cfg.crop),
+            extract,
+            bottleneck,
+            decode: p.decoder.into_iter().map(|b| Decode::new(cpu, &b)).collect(),
         })
     }
 }
@@ -218,8 +222,7 @@ fn patches(
 }
 
 impl Extract {
-    fn new(cpu: &Cpu, model: &Model) -> Result<Self> {
-        let (cfg, p) = (&model.config, model.trained()?);
+    fn new(cpu: &Cpu, cfg: &Config, p: &Trained) -> Result<Self> {
         let (e, c, h, n) = (&p.extractor, cfg.channels, cfg.heads, cfg.prototypes);
         let d = c / h;
         let (norm, _) = layernorm::forward(cpu, &p.prototypes, &e.norm1.gain, &e.norm1.bias, TRAINED_EPS)?;

@@ -30,7 +30,7 @@ pub struct Workspace {
     /// `(T, 4C)`; also holds the patches' pixels.
     hidden: Vec<f32>,
     attention: attention::Scratch<f32>,
-    /// Sums of each group's encoder and decoder outputs, `(N, C)` each.
+    /// Sums of each group's encoder outputs `(T, C)` and decoder outputs `(N, C)`.
     en: Vec<Vec<f32>>,
     de: Vec<Vec<f32>>,
     /// f `(N, C)`.
@@ -81,7 +81,7 @@ impl Workspace {
         let (hp, up) = (h * p, |x: usize| x.div_ceil(nr) * nr);
         let hidden = cfg.hidden.max(4 * c);
         let zeros = |len: usize| vec![0.0f32; len];
-        let groups = |k: usize| (0..k).map(|_| zeros(n * c)).collect::<Vec<_>>();
+        let groups = |rows: usize| cfg.groups.iter().map(|_| zeros(rows * c)).collect::<Vec<_>>();
         let factors = |_: &Decode| Factors {
             kv: zeros(p * 2 * c),
             keys: zeros(h * up(p) * (c / h)),
@@ -98,8 +98,8 @@ impl Workspace {
             out: zeros(t * c),
             hidden: zeros((t * hidden).max(n * 3 * PATCH * PATCH)),
             attention: attention::Scratch::new(cpu, t, c, h),
-            en: groups(cfg.groups.len()),
-            de: groups(cfg.groups.len()),
+            en: groups(t),
+            de: groups(n),
             fused: zeros(n * c),
             scores: zeros(n * hp),
             column: zeros(2 * hp),
@@ -221,17 +221,17 @@ impl Workspace {
             layernorm::normalise(cpu, &self.x[first * c..], c, EPS.0, &mut self.norm[first * c..]);
             lin(&self.norm[first * c..], c, &b.fc1, &mut self.hidden, Epilogue::Gelu);
             stage("fc1");
-            lin(&self.hidden, hidden, &b.fc2, &mut self.x[first * c..], Epilogue::Residual);
-            if let Some(i) = cfg.target_layers.iter().position(|&x| x == l) {
-                let g = cfg.groups.iter().position(|g| g.contains(&i)).expect("groups partition the layers");
-                add(cpu, &mut self.en[g], &self.x[prefix * c..], 1.0);
-            }
+            let group = |i| cfg.groups.iter().position(|g| g.contains(&i));
+            let sum = cfg.target_layers.iter().position(|&x| x == l).and_then(group);
+            let sum = sum.map(|g| &mut self.en[g][first * c..]);
+            let (input, x) = (Input { data: &self.hidden, ld: hidden }, &mut self.x[first * c..]);
+            packed::forward(cpu, rows, input, b.fc2.view(), None, x, c, Epilogue::Residual, sum);
             stage("fc2");
         }
         let share = 1.0 / cfg.target_layers.len() as f32;
         self.fused.fill(0.0);
         for e in &self.en {
-            add(cpu, &mut self.fused, e, share);
+            add(cpu, &mut self.fused, &e[prefix * c..], share);
         }
     }
 
@@ -317,7 +317,7 @@ impl Workspace {
             stage("decoder fc2");
         }
         for ((a, d), map) in self.en.iter().zip(&self.de).zip(&mut self.native) {
-            cosine(cpu, a, d, c, map);
+            cosine(cpu, &a[cfg.prefix() * c..], d, c, map);
         }
     }
 

@@ -77,13 +77,13 @@ pub struct Scorer {
 impl Scorer {
     /// Opens a model file. Errors: the file's, or that it holds no trained INP-Former.
     pub fn open(model: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        let model = Model::load(WeightFile::read(model)?)?;
-        Self::new(&model, Cpu::new(options.threads)?, options)
+        let model = Model::load_to_score(WeightFile::read(model)?)?;
+        Self::new(model, Cpu::new(options.threads)?, options)
     }
 
     /// Scores with a model in memory, on a given CPU (`options.threads` is not used). The model's weights are folded
-    /// into new ones; the model itself is not kept.
-    pub fn new(model: &Model, cpu: Cpu, options: &Options) -> Result<Self> {
+    /// into new ones and let go.
+    pub fn new(model: Model, cpu: Cpu, options: &Options) -> Result<Self> {
         let folded = Folded::new(&cpu, model)?;
         let cfg = &folded.config;
         Ok(Self {

@@ -39,7 +39,22 @@ fn is_unused(key: &str, cfg: &Config) -> bool {
 impl Model {
     /// Takes any file that `naming::normalise` knows. Missing, extra and misshapen keys are reported all at once.
     pub fn load(file: WeightFile) -> Result<Self> {
-        let (file, _) = naming::normalise(file)?;
+        Self::take(file, true)
+    }
+
+    /// As [`Model::load`] for a model that will only score: the file's tensors are let go as they are read, so that the
+    /// weights are in memory once. [`Model::to_file`] then lacks the encoder.
+    pub fn load_to_score(file: WeightFile) -> Result<Self> {
+        Self::take(file, false)
+    }
+
+    /// The shape and the weights, the file's own tensors let go.
+    pub fn into_parts(self) -> (Config, Encoder, Option<Trained>) {
+        (self.config, self.encoder, self.trained)
+    }
+
+    fn take(file: WeightFile, keep: bool) -> Result<Self> {
+        let (mut file, _) = naming::normalise(file)?;
         let config = Config::infer(&file)?;
         let mut problems = Vec::new();
         let mut used = std::collections::BTreeSet::new();
@@ -52,6 +67,9 @@ impl Model {
                 }
                 Some(t) => t.to_f32().map_err(|e| format!("{name}: {e}")),
             };
+            if !keep {
+                file.tensors.remove(name);
+            }
             Ok(t.unwrap_or_else(|problem| {
                 problems.push(problem);
                 Tensor::zeros(&vec![0; shape.len()])
@@ -65,7 +83,7 @@ impl Model {
             return Err(Error::Weights { path: file.path, problems });
         }
         let mut source = file;
-        source.tensors.retain(|k, _| k.starts_with("encoder."));
+        source.tensors.retain(|k, _| keep && k.starts_with("encoder."));
         Ok(Self { config, encoder, trained, source })
     }
 
