@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 
 cargo fmt --check
 cargo clippy --release --all-targets -- -D warnings
-cargo test --release -- --show-output | tee target/tests.txt | grep -E '^(test |running|   Doc-tests)|FAILED|panicked|error'
+cargo test --release -- --show-output 2>&1 | tee target/tests.txt | grep -E '^(test |running|   Doc-tests)' ||
+    { tail -100 target/tests.txt; exit 1; }
 echo "skipped:"
 grep '^SKIPPED' target/tests.txt | sort | uniq -c || echo "  nothing"
 cargo bench --bench all -- --test >target/benches.txt 2>&1 || { tail -50 target/benches.txt; exit 1; }
