@@ -1,0 +1,81 @@
+//! A block: its shared and local memory, and the one door through which its instructions reach any memory.
+
+use super::{Mask, Warp};
+use crate::error::Fault;
+use crate::exec::launch::Launch;
+use crate::ptx::ast::Space;
+
+/// Generic addresses of shared memory begin here: `SHARED + rank << 24 + offset`. No host address is that high.
+pub const SHARED: u64 = 0x0100_0000_0000_0000;
+/// Generic addresses of local memory.
+pub const LOCAL: u64 = 0x0200_0000_0000_0000;
+/// Generic addresses of kernel parameters (`cvta.param`).
+pub const PARAM: u64 = 0x0300_0000_0000_0000;
+
+/// What an access does, for checkers and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Read,
+    Write,
+    /// Read-modify-write by atom or red.
+    Atomic,
+    /// Source of an asynchronous copy, read between issue and completion.
+    AsyncRead,
+    /// Destination of an asynchronous copy, written between issue and completion.
+    AsyncWrite,
+    /// mbarrier operations, which order others.
+    Barrier,
+}
+
+/// One warp-wide access.
+pub struct Access<'a> {
+    /// What is done.
+    pub kind: Kind,
+    /// Space as written; generic addresses are resolved lane by lane.
+    pub space: Space,
+    /// Addresses by lane, in the space's own terms.
+    pub addresses: &'a [u64; 32],
+    /// Bytes each lane touches; the address must be a multiple of it (16 for more).
+    pub bytes: u32,
+    /// Lanes that take part.
+    pub mask: Mask,
+    /// `.volatile`, `.relaxed`, `.acquire`, `.release` or atomic at some scope: does not race with its like.
+    pub strong: bool,
+}
+
+/// A block in flight.
+pub struct Cta<'l> {
+    /// Everything the blocks of a launch share.
+    pub launch: &'l Launch<'l>,
+    /// `%ctaid`.
+    pub id: [u32; 3],
+    /// Shared memory, static part first.
+    pub shared: Vec<u8>,
+    /// Counters of this worker; `None` when not counting.
+    pub count: Option<Box<crate::count::Counters>>,
+    /// A generator for adversarial choices; `None` in the plain schedule.
+    pub random: Option<Random>,
+}
+
+/// xorshift64*: choices of the adversarial schedule.
+#[derive(Clone)]
+pub struct Random(pub u64);
+impl Random {
+    /// The next 32 bits.
+    pub fn next(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+}
+
+impl Cta<'_> {
+    /// Checks an access (alignment, bounds, checkers), counts it, and gives each lane of the mask the host address of
+    /// its first byte (unspecified for other lanes). Pointers hold until the next access.
+    pub fn access(&mut self, w: &Warp, a: &Access) -> Result<[*mut u8; 32], Fault> {
+        let _ = (w, a);
+        unimplemented!()
+    }
+}

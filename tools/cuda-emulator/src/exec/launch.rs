@@ -1,0 +1,101 @@
+//! A launch: a decoded kernel over a grid.
+
+use super::Inst;
+use crate::check::Finding;
+use crate::count::Counters;
+use crate::error::{Fault, PtxError, Site};
+use crate::gpu::Gpu;
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::ptx::ast::Module;
+use std::sync::Arc;
+
+/// A module decoded for one device: its variables are placed, its functions are closures.
+pub struct Program {
+    /// Functions, kernels first or not, by name and in the module's order.
+    pub functions: Vec<Code>,
+    /// Addresses and sizes of module-scope global and const variables.
+    pub globals: std::collections::HashMap<String, (u64, u64)>,
+    /// `.file` names.
+    pub files: std::collections::HashMap<u32, String>,
+}
+
+/// One decoded function.
+pub struct Code {
+    /// Its name.
+    pub name: String,
+    /// Its instructions.
+    pub body: Vec<Inst>,
+    /// Parameters: offset and size in param memory.
+    pub params: Vec<(u64, u64)>,
+    /// Bytes of all parameters.
+    pub param_bytes: u64,
+    /// Bytes of static shared memory that it (and what it calls) uses.
+    pub shared_bytes: u64,
+    /// Bytes of local memory a thread.
+    pub local_bytes: u64,
+    /// Whether a host may launch it.
+    pub entry: bool,
+    /// `.maxntid` product, or 1024.
+    pub max_threads: u32,
+    /// Registers a thread: an estimate (PTX has virtual ones), at least 16, at most 255 and what `.maxnreg` says.
+    pub registers: u32,
+}
+
+impl Program {
+    /// Places the module's variables in device memory and decodes every function. All unknown instructions of the
+    /// module are reported in one error.
+    pub fn load(module: &Module, memory: &Memory, gpu: &Gpu) -> Result<Self, PtxError> {
+        let _ = (module, memory, gpu);
+        unimplemented!()
+    }
+    /// A function by name.
+    pub fn function(&self, name: &str) -> Option<usize> {
+        self.functions.iter().position(|f| f.name == name)
+    }
+}
+
+/// What the host asks for.
+pub struct Launch<'a> {
+    /// The program.
+    pub program: &'a Program,
+    /// Index of the kernel.
+    pub kernel: usize,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory.
+    pub dynamic_shared: u32,
+    /// Parameter memory.
+    pub params: Vec<u8>,
+    /// All blocks are resident at once (grid-wide barriers).
+    pub cooperative: bool,
+    /// The device's memory.
+    pub memory: &'a Memory,
+    /// The device.
+    pub gpu: &'a Gpu,
+    /// What to check, count, vary.
+    pub options: &'a Options,
+}
+
+/// How a launch went.
+#[derive(Default)]
+pub struct Report {
+    /// Sums over blocks, when counting.
+    pub counters: Option<Counters>,
+    /// What the checkers found, in block order.
+    pub findings: Vec<Finding>,
+    /// What stopped it.
+    pub fault: Option<(Site, Fault)>,
+}
+
+impl Launch<'_> {
+    /// Runs every block, over worker threads. The geometry was checked by the caller (`driver/launch.rs`).
+    pub fn run(&self) -> Report {
+        unimplemented!()
+    }
+}
+
+/// Loaded modules are shared by contexts and graphs.
+pub type Shared = Arc<Program>;

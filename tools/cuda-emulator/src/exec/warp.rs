@@ -1,0 +1,109 @@
+//! A warp's registers.
+
+/// Lanes, bit i for lane i.
+pub type Mask = u32;
+
+/// A 32-bit register (or 8/16-bit, zero-extended) of every lane.
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L32(pub [u32; 32]);
+
+/// A 64-bit register of every lane.
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L64(pub [u64; 32]);
+
+impl L32 {
+    /// The same in every lane.
+    pub fn splat(x: u32) -> Self {
+        Self([x; 32])
+    }
+}
+impl L64 {
+    /// The same in every lane.
+    pub fn splat(x: u64) -> Self {
+        Self([x; 32])
+    }
+}
+
+/// Registers of one warp. Slots count from the frame of the function that runs.
+pub struct Warp {
+    /// Number in the block.
+    pub id: u32,
+    /// Lanes that exist (the last warp may be partial).
+    pub lanes: Mask,
+    /// Lanes that have not exited.
+    pub alive: Mask,
+    /// Lanes that run the present instruction, before its guard.
+    pub active: Mask,
+    r32: Vec<L32>,
+    r64: Vec<L64>,
+    r128: Vec<[u128; 32]>,
+    pred: Vec<Mask>,
+    base: [usize; 4],
+    /// Asynchronous copies in flight, by lane (`exec/ops/copy.rs`).
+    pub copies: super::ops::copy::InFlight,
+}
+
+impl Warp {
+    /// A 32-bit register.
+    #[inline(always)]
+    pub fn r32(&self, slot: u32) -> &L32 {
+        &self.r32[self.base[0] + slot as usize]
+    }
+    /// A 64-bit register.
+    #[inline(always)]
+    pub fn r64(&self, slot: u32) -> &L64 {
+        &self.r64[self.base[1] + slot as usize]
+    }
+    /// A 128-bit register.
+    #[inline(always)]
+    pub fn r128(&self, slot: u32) -> &[u128; 32] {
+        &self.r128[self.base[2] + slot as usize]
+    }
+    /// A predicate.
+    #[inline(always)]
+    pub fn pred(&self, slot: u32) -> Mask {
+        self.pred[self.base[3] + slot as usize]
+    }
+    /// Writes the lanes of the mask.
+    #[inline(always)]
+    pub fn set32(&mut self, slot: u32, mask: Mask, x: &L32) {
+        let r = &mut self.r32[self.base[0] + slot as usize];
+        if mask == !0 {
+            *r = *x;
+        } else {
+            for i in 0..32 {
+                r.0[i] = if mask >> i & 1 == 1 { x.0[i] } else { r.0[i] };
+            }
+        }
+    }
+    /// Writes the lanes of the mask.
+    #[inline(always)]
+    pub fn set64(&mut self, slot: u32, mask: Mask, x: &L64) {
+        let r = &mut self.r64[self.base[1] + slot as usize];
+        if mask == !0 {
+            *r = *x;
+        } else {
+            for i in 0..32 {
+                r.0[i] = if mask >> i & 1 == 1 { x.0[i] } else { r.0[i] };
+            }
+        }
+    }
+    /// Writes the lanes of the mask.
+    #[inline(always)]
+    pub fn set128(&mut self, slot: u32, mask: Mask, x: &[u128; 32]) {
+        let r = &mut self.r128[self.base[2] + slot as usize];
+        for i in 0..32 {
+            if mask >> i & 1 == 1 {
+                r[i] = x[i];
+            }
+        }
+    }
+    /// Writes the lanes of the mask.
+    #[inline(always)]
+    pub fn set_pred(&mut self, slot: u32, mask: Mask, x: Mask) {
+        let r = &mut self.pred[self.base[3] + slot as usize];
+        *r = *r & !mask | x & mask;
+    }
+}
