@@ -10,7 +10,7 @@ pub mod ops;
 pub mod warp;
 
 use crate::error::Fault;
-pub use cta::{Access, Cta, Kind};
+pub use cta::{Access, Cta, Kind, Order};
 pub use warp::{L32, L64, Mask, Warp};
 
 /// What an instruction does to control.

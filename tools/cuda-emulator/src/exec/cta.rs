@@ -40,8 +40,23 @@ pub struct Access<'a> {
     pub bytes: u32,
     /// Lanes that take part.
     pub mask: Mask,
-    /// `.volatile`, `.relaxed`, `.acquire`, `.release` or atomic at some scope: does not race with its like.
-    pub strong: bool,
+    /// What it orders.
+    pub order: Order,
+}
+
+/// Memory order of an access, at any scope wider than a warp. Source: PTX ISA, "Memory Consistency Model".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A plain access: races with any conflicting one that nothing orders.
+    Weak,
+    /// `.relaxed`, `.volatile`, `.mmio`: does not race with other strong accesses.
+    Relaxed,
+    /// `.acquire`.
+    Acquire,
+    /// `.release`.
+    Release,
+    /// `.acq_rel`; atom and red without an order are [`Order::Relaxed`].
+    AcquireRelease,
 }
 
 /// A block in flight.
@@ -52,6 +67,8 @@ pub struct Cta<'l> {
     pub id: [u32; 3],
     /// Shared memory, static part first.
     pub shared: Vec<u8>,
+    /// Checkers of this block; `None` when none is on.
+    pub check: Option<Box<crate::check::Block>>,
     /// Counters of this worker; `None` when not counting.
     pub count: Option<Box<crate::count::Counters>>,
     /// A generator for adversarial choices; `None` in the plain schedule.
@@ -77,5 +94,42 @@ impl Cta<'_> {
     pub fn access(&mut self, w: &Warp, a: &Access) -> Result<[*mut u8; 32], Fault> {
         let _ = (w, a);
         unimplemented!()
+    }
+    /// Bytes of shared memory that an asynchronous copy of a lane wrote, now that a wait (or an mbarrier's phase) says
+    /// that they are there: until then the checkers treat every access to them as a race.
+    pub fn landed(&mut self, w: &Warp, lane: u32, address: u64, bytes: u32) {
+        if let Some(c) = &mut self.check {
+            c.landed(w.id * 32 + lane, address, bytes);
+        }
+    }
+    /// Lanes met at `bar.warp.sync` (or what orders a warp's memory like it).
+    pub fn warp_barrier(&mut self, w: &Warp, mask: Mask) {
+        if let Some(c) = &mut self.check {
+            c.warp_barrier(w.id, mask);
+        }
+    }
+    /// A fence at block scope or wider by these lanes.
+    pub fn fence(&mut self, w: &Warp, mask: Mask) {
+        if let Some(c) = &mut self.check {
+            c.fence(w.id, mask);
+        }
+    }
+    /// A misuse of `.sync` instructions, barriers or mbarriers: reported when synccheck is on.
+    pub fn misuse(&mut self, w: &Warp, lane: Option<u32>, what: impl FnOnce() -> String) {
+        if let Some(c) = &mut self.check {
+            c.misuse(w.id, lane, what);
+        }
+    }
+    /// Lanes arrived at the mbarrier at a shared address: what they did is known to whoever waits for it.
+    pub fn mbarrier_arrived(&mut self, w: &Warp, mask: Mask, address: u64) {
+        if let Some(c) = &mut self.check {
+            c.release(w.id, mask, address);
+        }
+    }
+    /// Lanes saw a phase of the mbarrier at a shared address complete.
+    pub fn mbarrier_waited(&mut self, w: &Warp, mask: Mask, address: u64) {
+        if let Some(c) = &mut self.check {
+            c.acquire(w.id, mask, address);
+        }
     }
 }
