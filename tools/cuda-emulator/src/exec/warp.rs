@@ -36,6 +36,8 @@ pub struct Warp {
     pub alive: Mask,
     /// Lanes that run the present instruction, before its guard.
     pub active: Mask,
+    /// The carry flag (CC.CF) of each lane, of `add.cc` and its kind.
+    pub carry: Mask,
     r32: Vec<L32>,
     r64: Vec<L64>,
     r128: Vec<[u128; 32]>,
