@@ -1,10 +1,27 @@
 //! The checkers: memcheck, initcheck, racecheck, synccheck.
+//!
+//! Races are found by vector clocks, not by luck: two accesses conflict when nothing the program said orders them, in
+//! whatever order they happened to run. Threads of a block carry full vectors (shared until they differ), so barriers of
+//! any subset, `bar.warp.sync`, mbarriers, fences with flags, and acquire/release all order exactly what they promise.
+//! Across blocks only fences with strong accesses and acquire/release do.
+
+pub mod clock;
+pub mod global;
+pub mod shared;
 
 use crate::error::Site;
-use crate::exec::{Access, Mask};
+use crate::exec::launch::Program;
+use crate::exec::{Access, Kind, Mask, Order};
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::ptx::ast::Space;
+use clock::{Clocks, Published};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 /// Which checker speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[allow(missing_docs)]
 pub enum Tool {
     Memcheck,
@@ -27,49 +44,457 @@ pub struct Finding {
     /// How often at this instruction (equal findings are counted, not repeated).
     pub times: u64,
 }
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{:?}: {} at {}", self.tool, self.what, self.site)?;
+        if let Some(o) = &self.other {
+            write!(f, "; the other: {o}")?;
+        }
+        if self.times > 1 { write!(f, " ({} times)", self.times) } else { Ok(()) }
+    }
+}
+
+/// An instruction of the program: its number over all functions.
+pub type Id = u32;
+
+/// Where a thread was, as the checkers remember it.
+#[derive(Clone, Copy)]
+struct Place {
+    id: Id,
+    block: [u32; 3],
+    thread: u32,
+}
+
+/// A finding before its names are known: the first of its kind, and how many there were.
+struct Found {
+    what: String,
+    place: Place,
+    /// Lane known (a thread) or the whole warp.
+    lane: bool,
+    other: Option<Place>,
+    times: u64,
+}
+type Key = (Tool, Id, Id, &'static str);
+type Findings = HashMap<Key, Found>;
+
+/// What the blocks of a launch share.
+pub struct Launch {
+    options: Options,
+    /// First [`Id`] of each function.
+    bases: Vec<Id>,
+    grid: [u32; 3],
+    threads: u32,
+    shared_bytes: u32,
+    local_bytes: u64,
+    /// Number of this launch in the device's shadow of races.
+    number: u16,
+    /// What blocks published at global addresses, by address and block.
+    published: Mutex<HashMap<u64, HashMap<u32, Arc<Vec<u32>>>>>,
+    anything: AtomicBool,
+    findings: Mutex<Findings>,
+}
+
+impl Launch {
+    /// The checkers of a launch, if any is on. `shared_bytes` and `local_bytes` are what a block and a thread have.
+    pub fn new(
+        options: &Options,
+        memory: &Memory,
+        program: &Program,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: u32,
+        local_bytes: u64,
+    ) -> Option<Arc<Self>> {
+        if !options.checks() {
+            return None;
+        }
+        let mut bases = vec![];
+        let mut next = 0;
+        for f in &program.functions {
+            bases.push(next);
+            next += f.body.len() as u32;
+        }
+        Some(Arc::new(Self {
+            options: options.clone(),
+            bases,
+            grid,
+            threads,
+            shared_bytes,
+            local_bytes,
+            number: memory.shadow().map_or(0, global::Shadow::next_launch),
+            published: Mutex::default(),
+            anything: AtomicBool::new(false),
+            findings: Mutex::default(),
+        }))
+    }
+    /// The checkers of one block.
+    pub fn block(self: &Arc<Self>, id: [u32; 3]) -> Box<Block> {
+        let o = &self.options;
+        let local = if o.initcheck { (self.local_bytes * u64::from(self.threads)) as usize } else { 0 };
+        Box::new(Block {
+            linear: id[0] + self.grid[0] * (id[1] + self.grid[1] * id[2]),
+            id,
+            now: 0,
+            clocks: Clocks::new(self.threads),
+            shared: shared::Shadow::new(self.shared_bytes, o.racecheck, o.initcheck),
+            local: vec![0; local.div_ceil(8)],
+            objects: HashMap::new(),
+            known: [(1, 0); 4],
+            findings: Findings::new(),
+            launch: self.clone(),
+        })
+    }
+    /// What all blocks found, in the order of the program.
+    pub fn finish(&self, program: &Program, kernel: &str) -> Vec<Finding> {
+        let mut found: Vec<_> = std::mem::take(&mut *lock(&self.findings)).into_iter().collect();
+        found.sort_by_key(|&((tool, id, other, what), _)| (id, tool, other, what));
+        let site = |p: Place, lane: bool| {
+            let f = self.bases.partition_point(|&b| b <= p.id).saturating_sub(1);
+            let inst = program.functions.get(f).and_then(|c| c.body.get((p.id - self.bases[f]) as usize));
+            Site {
+                kernel: kernel.into(),
+                line: inst.map_or(0, |i| i.line),
+                source: inst
+                    .and_then(|i| i.source)
+                    .and_then(|(file, line)| program.files.get(&file).map(|name| (name.clone(), line))),
+                instruction: inst.map_or(String::new(), |i| i.spelling.to_string()),
+                block: p.block,
+                warp: p.thread / 32,
+                lane: lane.then_some(p.thread % 32),
+            }
+        };
+        let finding = |((tool, ..), f): (Key, Found)| Finding {
+            tool,
+            what: f.what,
+            site: site(f.place, f.lane),
+            other: f.other.map(|o| site(o, true)),
+            times: f.times,
+        };
+        found.into_iter().map(finding).collect()
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// The checkers of one block. The executor says what happens, in the order in which it happens.
 pub struct Block {
-    _todo: (),
+    launch: Arc<Launch>,
+    id: [u32; 3],
+    linear: u32,
+    now: Id,
+    clocks: Clocks,
+    shared: shared::Shadow,
+    /// Written bytes of local memory, a bit each, thread after thread.
+    local: Vec<u8>,
+    /// What was published at shared addresses.
+    objects: HashMap<u64, Published>,
+    /// Allocations met last: first byte and end.
+    known: [(u64, u64); 4],
+    findings: Findings,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut all = lock(&self.launch.findings);
+        for (key, f) in self.findings.drain() {
+            match all.entry(key) {
+                std::collections::hash_map::Entry::Vacant(e) => _ = e.insert(f),
+                // The first block's place stands, whichever worker came first.
+                std::collections::hash_map::Entry::Occupied(mut e) => {
+                    let times = e.get().times + f.times;
+                    let order = |p: Place| (p.block[2], p.block[1], p.block[0], p.thread);
+                    if order(f.place) < order(e.get().place) {
+                        e.insert(f);
+                    }
+                    e.get_mut().times = times;
+                }
+            }
+        }
+    }
+}
+
+/// A party to a race, found in a shadow.
+pub(crate) struct Party {
+    id: Id,
+    block: u32,
+    thread: u32,
+    /// How the two collide.
+    how: &'static str,
 }
 
 impl Block {
     /// An instruction begins; what follows is its doing. `index` is its place in the function `function`.
     #[inline(always)]
-    pub fn at(&mut self, function: u32, index: u32, warp: u32) {
-        let _ = (function, index, warp);
+    pub fn at(&mut self, function: u32, index: u32, _warp: u32) {
+        self.now = self.launch.bases[function as usize] + index;
     }
+
+    fn report(
+        &mut self,
+        tool: Tool,
+        kind: &'static str,
+        thread: u32,
+        lane: bool,
+        other: Option<Place>,
+        what: String,
+    ) {
+        let place = Place { id: self.now, block: self.id, thread };
+        let key = (tool, self.now, other.map_or(Id::MAX, |o| o.id), kind);
+        let new = || Found { what, place, lane, other, times: 0 };
+        self.findings.entry(key).or_insert_with(new).times += 1;
+    }
+
+    fn race(&mut self, thread: u32, space: Space, address: u64, p: Party) {
+        let [x, y, _] = self.launch.grid;
+        let block = [p.block % x, p.block / x % y, p.block / x / y];
+        let other = Place { id: p.id, block, thread: p.thread };
+        let what = format!("{} at {space:?} address {address:#x}", p.how);
+        self.report(Tool::Racecheck, p.how, thread, true, Some(other), what);
+    }
+
     /// An access that passed hardware's own checks: `resolved[lane]` is the host address of global bytes or the offset in
     /// shared (or local) memory, all in one space (the executor splits generic accesses that are not).
-    pub fn access(&mut self, warp: u32, a: &Access, space: crate::ptx::ast::Space, resolved: &[u64; 32]) {
-        let _ = (warp, a, space, resolved);
+    pub fn access(&mut self, memory: &Memory, warp: u32, a: &Access, space: Space, resolved: &[u64; 32]) {
+        match space {
+            Space::Shared => self.shared_access(warp, a, resolved),
+            Space::Local => self.local_access(warp, a, resolved),
+            Space::Global | Space::Const | Space::Generic => self.global_access(memory, warp, a, resolved),
+            Space::Param => {}
+        }
     }
+
+    fn shared_access(&mut self, warp: u32, a: &Access, resolved: &[u64; 32]) {
+        let options = (self.launch.options.racecheck, self.launch.options.initcheck);
+        for lane in lanes(a.mask) {
+            let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
+            let mut raced = false;
+            if options.0 {
+                if strong(a) {
+                    self.ordered_access(thread, a, at, true);
+                }
+                if a.kind != Kind::Barrier {
+                    let party = self.shared.race(&self.clocks, self.now, thread, a, at);
+                    if let Some(mut p) = party {
+                        p.block = self.linear;
+                        self.race(thread, Space::Shared, at, p);
+                        raced = true;
+                    }
+                }
+            }
+            if options.1 {
+                let read = matches!(a.kind, Kind::Read | Kind::Atomic);
+                if read && !raced && !self.shared.initialised(at, a.bytes) {
+                    let what = format!("{} bytes at shared address {at:#x} were never written", a.bytes);
+                    self.report(Tool::Initcheck, "shared", thread, true, None, what);
+                }
+                if !matches!(a.kind, Kind::Read | Kind::AsyncRead | Kind::AsyncWrite) {
+                    self.shared.initialise(at, a.bytes);
+                }
+            }
+        }
+    }
+
+    fn local_access(&mut self, warp: u32, a: &Access, resolved: &[u64; 32]) {
+        if !self.launch.options.initcheck {
+            return;
+        }
+        for lane in lanes(a.mask) {
+            let thread = warp * 32 + lane;
+            let first = u64::from(thread) * self.launch.local_bytes + resolved[lane as usize];
+            let end = self.local.len() as u64 * 8;
+            let bits = first.min(end)..(first + u64::from(a.bytes)).min(end);
+            if a.kind == Kind::Read {
+                if bits.clone().any(|b| self.local[(b / 8) as usize] >> (b % 8) & 1 == 0) {
+                    let at = resolved[lane as usize];
+                    let what = format!("{} bytes at local address {at:#x} were never written", a.bytes);
+                    self.report(Tool::Initcheck, "local", thread, true, None, what);
+                }
+            } else {
+                for b in bits {
+                    self.local[(b / 8) as usize] |= 1 << (b % 8);
+                }
+            }
+        }
+    }
+
+    fn global_access(&mut self, memory: &Memory, warp: u32, a: &Access, resolved: &[u64; 32]) {
+        let o = (self.launch.options.memcheck, self.launch.options.initcheck, self.launch.options.racecheck);
+        for lane in lanes(a.mask) {
+            let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
+            if o.0 && !self.allocated(memory, at, a.bytes) {
+                let (bytes, verb) = (a.bytes, if a.kind == Kind::Read { "read" } else { "written" });
+                let what = match memory.find(at) {
+                    Some((first, size)) => {
+                        let past = at + u64::from(bytes) - first - size;
+                        format!(
+                            "{bytes} bytes {verb} at {at:#x} end {past} past the allocation of {size} at {first:#x}"
+                        )
+                    }
+                    None if memory.was_freed(at) => {
+                        format!("{bytes} bytes {verb} at {at:#x}, which was freed")
+                    }
+                    None => format!("{bytes} bytes {verb} at {at:#x}, which is in no allocation"),
+                };
+                self.report(Tool::Memcheck, "bounds", thread, true, None, what);
+                continue;
+            }
+            let Some(shadow) = memory.shadow().filter(|s| s.covers(at)) else { continue };
+            if o.1 {
+                if matches!(a.kind, Kind::Read | Kind::Atomic | Kind::AsyncRead)
+                    && !shadow.initialised(at, a.bytes)
+                {
+                    let what = format!("{} bytes at global address {at:#x} were never written", a.bytes);
+                    self.report(Tool::Initcheck, "global", thread, true, None, what);
+                }
+                if matches!(a.kind, Kind::Write | Kind::Atomic | Kind::AsyncWrite) {
+                    shadow.initialise(at, u64::from(a.bytes));
+                }
+            }
+            if o.2 {
+                if strong(a) {
+                    self.ordered_access(thread, a, at, false);
+                }
+                let me = global::Me { launch: self.launch.number, block: self.linear, thread, id: self.now };
+                if let Some(p) = shadow.race(&self.clocks, me, a, at) {
+                    self.race(thread, Space::Global, at, p);
+                }
+            }
+        }
+    }
+
+    /// Whether all the bytes are in one live allocation (or, outside of the device's range, in registered host memory).
+    fn allocated(&mut self, memory: &Memory, at: u64, bytes: u32) -> bool {
+        let end = at + u64::from(bytes);
+        if self.known.iter().any(|&(first, last)| first <= at && end <= last) {
+            return true;
+        }
+        match memory.find(at) {
+            Some((first, size)) => {
+                self.known.rotate_right(1);
+                self.known[0] = (first, first + size);
+                end <= first + size
+            }
+            None => false,
+        }
+    }
+
+    /// Acquire and release of a strong access: by its own order, or by fences around a relaxed one.
+    fn ordered_access(&mut self, thread: u32, a: &Access, at: u64, shared: bool) {
+        if !matches!(a.kind, Kind::Read) {
+            let now = matches!(a.order, Order::Release | Order::AcquireRelease);
+            let what = if now { Some(self.clocks.snapshot(thread)) } else { self.clocks.fenced(thread) };
+            if let Some(p) = what {
+                if shared {
+                    self.objects.entry(at).or_default().join(&p);
+                } else {
+                    self.publish(at, &p);
+                }
+                if now {
+                    self.clocks.advance(thread);
+                }
+            }
+        }
+        if !matches!(a.kind, Kind::Write) {
+            let seen = match shared {
+                true => self.objects.get(&at).cloned(),
+                false if self.launch.anything.load(Relaxed) => self.published(at),
+                false => None,
+            };
+            if let Some(p) = seen {
+                let now = matches!(a.order, Order::Acquire | Order::AcquireRelease);
+                self.clocks.learn(thread, &p, now);
+            }
+        }
+    }
+
+    fn publish(&mut self, at: u64, p: &Published) {
+        let mut all = lock(&self.launch.published);
+        let object = all.entry(at).or_default();
+        let mut join = |block: u32, v: &Arc<Vec<u32>>| match object.entry(block) {
+            std::collections::hash_map::Entry::Vacant(e) => _ = e.insert(v.clone()),
+            std::collections::hash_map::Entry::Occupied(mut e) => clock::join(e.get_mut(), v),
+        };
+        join(self.linear, &p.own);
+        p.foreign.iter().for_each(|(&b, v)| join(b, v));
+        self.launch.anything.store(true, Relaxed);
+    }
+
+    fn published(&self, at: u64) -> Option<Published> {
+        let all = lock(&self.launch.published);
+        let mut foreign = all.get(&at)?.clone();
+        let own = foreign.remove(&self.linear).unwrap_or_default();
+        Some(Published { own, foreign })
+    }
+
     /// See [`crate::exec::Cta::landed`].
     pub fn landed(&mut self, thread: u32, address: u64, bytes: u32) {
-        let _ = (thread, address, bytes);
+        if self.launch.options.racecheck {
+            self.shared.landed(&self.clocks, thread, address, bytes);
+        }
+        if self.launch.options.initcheck {
+            self.shared.initialise(address, bytes);
+        }
     }
     /// A block barrier completed: lanes that arrived (waiting or not) and, of these, lanes that waited.
     pub fn barrier(&mut self, arrived: &[(u32, Mask)], waited: &[(u32, Mask)]) {
-        let _ = (arrived, waited);
+        if self.launch.options.racecheck {
+            self.clocks.barrier(arrived, waited);
+        }
     }
     /// See [`crate::exec::Cta::warp_barrier`].
     pub fn warp_barrier(&mut self, warp: u32, mask: Mask) {
-        let _ = (warp, mask);
+        self.barrier(&[(warp, mask)], &[(warp, mask)]);
     }
     /// See [`crate::exec::Cta::fence`].
     pub fn fence(&mut self, warp: u32, mask: Mask) {
-        let _ = (warp, mask);
+        if self.launch.options.racecheck {
+            lanes(mask).for_each(|lane| self.clocks.fence(warp * 32 + lane));
+        }
     }
     /// See [`crate::exec::Cta::misuse`].
     pub fn misuse(&mut self, warp: u32, lane: Option<u32>, what: impl FnOnce() -> String) {
-        let _ = (warp, lane, what());
+        if self.launch.options.synccheck {
+            self.report(
+                Tool::Synccheck,
+                "misuse",
+                warp * 32 + lane.unwrap_or(0),
+                lane.is_some(),
+                None,
+                what(),
+            );
+        }
     }
     /// What these lanes did is published at a shared address.
     pub fn release(&mut self, warp: u32, mask: Mask, address: u64) {
-        let _ = (warp, mask, address);
+        if self.launch.options.racecheck {
+            for lane in lanes(mask) {
+                let p = self.clocks.snapshot(warp * 32 + lane);
+                self.objects.entry(address).or_default().join(&p);
+                self.clocks.advance(warp * 32 + lane);
+            }
+        }
     }
     /// What was published at a shared address is known to these lanes.
     pub fn acquire(&mut self, warp: u32, mask: Mask, address: u64) {
-        let _ = (warp, mask, address);
+        if self.launch.options.racecheck
+            && let Some(p) = self.objects.get(&address)
+        {
+            lanes(mask).for_each(|lane| self.clocks.learn(warp * 32 + lane, p, true));
+        }
     }
+}
+
+fn strong(a: &Access) -> bool {
+    a.order != Order::Weak || matches!(a.kind, Kind::Atomic | Kind::Barrier)
+}
+
+/// The lanes of a mask.
+pub(crate) fn lanes(mut mask: Mask) -> impl Iterator<Item = u32> + Clone {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 32).then_some(lane)
+    })
 }

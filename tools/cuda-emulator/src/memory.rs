@@ -47,6 +47,23 @@ impl Memory {
         let _ = (address, bytes);
         false
     }
+    /// What the checkers remember of this memory; `None` until [`Self::watch`].
+    pub fn shadow(&self) -> Option<&crate::check::global::Shadow> {
+        None
+    }
+    /// The checkers will want to know what happens here: call it before the first allocation.
+    pub fn watch(&self) -> Result<(), Code> {
+        Ok(())
+    }
+    /// The host wrote these bytes (copies and fills).
+    pub fn written(&self, address: u64, bytes: u64) {
+        let _ = (address, bytes);
+    }
+    /// Whether an address was in an allocation that was freed.
+    pub fn was_freed(&self, address: u64) -> bool {
+        let _ = address;
+        false
+    }
     /// Bytes free and in all.
     pub fn info(&self) -> (u64, u64) {
         (0, 0)

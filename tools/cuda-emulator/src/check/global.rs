@@ -1,0 +1,231 @@
+//! What happened to the device's memory: which bytes were written (ever), and who touched each word in this launch.
+//!
+//! Both shadows are ranges of addresses parallel to the device's own, of which only what is touched costs memory.
+
+use super::clock::Clocks;
+use super::{Id, Party, strong};
+use crate::error::Code;
+use crate::exec::{Access, Kind};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
+
+/// Words of four bytes; a cell for each: last write, two last readers, and their instructions with the launch's number.
+const WORDS: usize = 4;
+
+/// The shadows of one device.
+pub struct Shadow {
+    base: u64,
+    bytes: u64,
+    written: Region,
+    cells: Region,
+    launches: AtomicU16,
+}
+
+/// Zeroed memory that is there when touched.
+struct Region(*mut u8, usize);
+// SAFETY: plain memory, reached through atomics only.
+unsafe impl Send for Region {}
+unsafe impl Sync for Region {}
+impl Region {
+    fn new(bytes: usize) -> Result<Self, Code> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh anonymous mapping; nothing else is touched.
+        let p = unsafe {
+            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
+        if p == libc::MAP_FAILED { Err(Code::OutOfMemory) } else { Ok(Self(p.cast(), bytes)) }
+    }
+}
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped.
+        unsafe { libc::munmap(self.0.cast(), self.1) };
+    }
+}
+
+/// Who accesses.
+pub struct Me {
+    /// The launch's number.
+    pub launch: u16,
+    /// The block, linear.
+    pub block: u32,
+    /// The thread in the block, linear.
+    pub thread: u32,
+    /// The instruction.
+    pub id: Id,
+}
+
+impl Shadow {
+    /// Shadows of the device addresses `base..base + bytes`.
+    pub fn new(base: u64, bytes: u64) -> Result<Self, Code> {
+        Ok(Self {
+            base,
+            bytes,
+            written: Region::new(bytes.div_ceil(8) as usize)?,
+            cells: Region::new(bytes as usize / 4 * 8 * WORDS)?,
+            launches: AtomicU16::new(0),
+        })
+    }
+    /// Whether an address is the device's.
+    #[inline(always)]
+    pub fn covers(&self, at: u64) -> bool {
+        at.wrapping_sub(self.base) < self.bytes
+    }
+    /// A number for a launch; 0 is never given.
+    pub fn next_launch(&self) -> u16 {
+        loop {
+            let n = self.launches.fetch_add(1, Relaxed).wrapping_add(1);
+            if n != 0 {
+                return n;
+            }
+        }
+    }
+    fn bits(&self, byte: u64) -> &AtomicU8 {
+        let at = (byte / 8).min(self.written.1 as u64 - 1);
+        // SAFETY: within the region; bytes are reached as atomics only.
+        unsafe { &*self.written.0.add(at as usize).cast::<AtomicU8>() }
+    }
+    fn each(&self, at: u64, bytes: u64, mut f: impl FnMut(&AtomicU8, u8)) {
+        let (mut b, end) = (at - self.base, (at - self.base + bytes).min(self.bytes));
+        while b < end {
+            let n = (8 - b % 8).min(end - b);
+            f(self.bits(b), ((0xffu16 >> (8 - n)) << (b % 8)) as u8);
+            b += n;
+        }
+    }
+    /// Whether all the bytes were written since they were allocated.
+    pub fn initialised(&self, at: u64, bytes: u32) -> bool {
+        let mut all = true;
+        self.each(at, u64::from(bytes), |b, m| all &= b.load(Relaxed) & m == m);
+        all
+    }
+    /// The bytes are written, by a kernel or by the host.
+    pub fn initialise(&self, at: u64, bytes: u64) {
+        self.each(at, bytes, |b, m| {
+            if b.load(Relaxed) & m != m {
+                b.fetch_or(m, Relaxed);
+            }
+        });
+    }
+    /// The bytes were just allocated: nobody has written them.
+    pub fn forget(&self, at: u64, bytes: u64) {
+        self.each(at, bytes, |b, m| _ = b.fetch_and(!m, Relaxed));
+    }
+    fn cell(&self, word: u64) -> [&AtomicU64; WORDS] {
+        let last = self.cells.1 / (8 * WORDS) - 1;
+        // SAFETY: within the region and aligned to 8; words are reached as atomics only.
+        let p = unsafe { self.cells.0.cast::<AtomicU64>().add((word as usize).min(last) * WORDS) };
+        // SAFETY: as above, four words of one cell.
+        std::array::from_fn(|i| unsafe { &*p.add(i) })
+    }
+    /// Remembers an access; the first earlier one of this launch that it races with.
+    pub fn race(&self, clocks: &Clocks, me: Me, a: &Access, at: u64) -> Option<Party> {
+        let (reads, writes) = match a.kind {
+            Kind::Read | Kind::AsyncRead => (true, false),
+            Kind::Write | Kind::AsyncWrite => (false, true),
+            Kind::Atomic | Kind::Barrier => (true, true),
+        };
+        let (first, end) = (at - self.base, (at - self.base + u64::from(a.bytes)).min(self.bytes));
+        let mut found = None;
+        for word in first / 4..end.div_ceil(4) {
+            let from = first.saturating_sub(word * 4).min(3);
+            let to = (end - word * 4).min(4);
+            let bytes = (0xf << from & ((1 << to) - 1)) as u8;
+            let mine = Record {
+                block: me.block,
+                thread: me.thread,
+                clock: clocks.own(me.thread),
+                bytes,
+                strong: strong(a),
+            };
+            let [w, r1, r2, info] = self.cell(word);
+            let old = info.load(Relaxed);
+            let fresh = (old >> 48) as u16 != me.launch;
+            let load =
+                |x: &AtomicU64| if fresh { Record::default() } else { Record::unpack(x.load(Relaxed)) };
+            let (mut by_write, mut by_read) = ((old >> 24 & 0xff_ffff) as Id, (old & 0xff_ffff) as Id);
+            let written = load(w);
+            let read = [load(r1), load(r2)];
+            let clash = |r: &Record| {
+                r.bytes & mine.bytes != 0
+                    && !(r.strong && mine.strong)
+                    && !knows(clocks, &me, r)
+                    && !(by_write == me.id && writes && !reads && r.same_warp(&mine) && r.clock == mine.clock)
+            };
+            if found.is_none() {
+                if clash(&written) {
+                    let how = if writes {
+                        "two writes that nothing orders"
+                    } else {
+                        "a read and an earlier write that nothing orders"
+                    };
+                    found = Some(Party { id: by_write, block: written.block, thread: written.thread, how });
+                } else if writes && let Some(r) = read.iter().find(|r| clash(r)) {
+                    let how = "a write and an earlier read that nothing orders";
+                    found = Some(Party { id: by_read, block: r.block, thread: r.thread, how });
+                }
+            }
+            if writes {
+                w.store(mine.pack(), Relaxed);
+                by_write = me.id;
+                if fresh || !reads {
+                    r1.store(0, Relaxed);
+                    r2.store(0, Relaxed);
+                }
+            } else {
+                if fresh {
+                    w.store(0, Relaxed);
+                    r2.store(0, Relaxed);
+                } else if read[0].bytes != 0 && !knows(clocks, &me, &read[0]) {
+                    r2.store(read[0].pack(), Relaxed);
+                }
+                r1.store(mine.pack(), Relaxed);
+                by_read = me.id;
+            }
+            let ids = u64::from(by_write & 0xff_ffff) << 24 | u64::from(by_read & 0xff_ffff);
+            info.store(u64::from(me.launch) << 48 | ids, Relaxed);
+        }
+        found
+    }
+}
+
+fn knows(clocks: &Clocks, me: &Me, r: &Record) -> bool {
+    if r.block == me.block & Record::BLOCK {
+        // A clock too large to be kept counts as known: no false alarm.
+        r.clock >= Record::CLOCK || clocks.knows(me.thread, r.thread, r.clock)
+    } else {
+        clocks.knows_foreign(me.thread, r.block, r.thread, r.clock)
+    }
+}
+
+/// An access remembered in 64 bits: clock 24, block 24, thread 10, bytes 4, strong 1.
+#[derive(Clone, Copy, Default)]
+struct Record {
+    block: u32,
+    thread: u32,
+    clock: u32,
+    bytes: u8,
+    strong: bool,
+}
+impl Record {
+    const BLOCK: u32 = 0xff_ffff;
+    const CLOCK: u32 = 0xff_ffff;
+    fn pack(self) -> u64 {
+        u64::from(self.clock.min(Self::CLOCK)) << 40
+            | u64::from(self.block & Self::BLOCK) << 16
+            | u64::from(self.thread & 0x3ff) << 6
+            | u64::from(self.bytes) << 2
+            | u64::from(self.strong) << 1
+    }
+    fn unpack(x: u64) -> Self {
+        Self {
+            clock: (x >> 40) as u32,
+            block: (x >> 16) as u32 & Self::BLOCK,
+            thread: (x >> 6) as u32 & 0x3ff,
+            bytes: (x >> 2) as u8 & 0xf,
+            strong: x >> 1 & 1 == 1,
+        }
+    }
+    fn same_warp(&self, other: &Self) -> bool {
+        self.block == other.block & Self::BLOCK && self.thread / 32 == other.thread / 32
+    }
+}
