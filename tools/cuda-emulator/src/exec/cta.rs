@@ -67,6 +67,8 @@ pub struct Cta<'l> {
     pub id: [u32; 3],
     /// Shared memory, static part first.
     pub shared: Vec<u8>,
+    /// Asynchronous copies of this block's threads that have not landed yet. Empty when a block begins.
+    pub copies: super::ops::copy::InFlight,
     /// Checkers of this block; `None` when none is on.
     pub check: Option<Box<crate::check::Block>>,
     /// Counters of this worker; `None` when not counting.

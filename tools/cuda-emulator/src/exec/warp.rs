@@ -43,8 +43,6 @@ pub struct Warp {
     r128: Vec<[u128; 32]>,
     pred: Vec<Mask>,
     base: [usize; 4],
-    /// Asynchronous copies in flight, by lane (`exec/ops/copy.rs`).
-    pub copies: super::ops::copy::InFlight,
 }
 
 impl Warp {

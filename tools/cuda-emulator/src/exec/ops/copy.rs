@@ -1,5 +1,5 @@
 //! cp.async and its groups.
 
-/// Copies issued by a warp's lanes and not landed yet.
+/// Copies issued by a block's threads and not landed yet.
 #[derive(Default)]
 pub struct InFlight;
