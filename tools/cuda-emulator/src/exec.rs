@@ -7,6 +7,7 @@ pub mod cta;
 pub mod decode;
 pub mod launch;
 pub mod ops;
+pub mod special;
 pub mod warp;
 
 use crate::error::Fault;

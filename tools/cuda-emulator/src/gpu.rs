@@ -32,3 +32,25 @@ pub struct Gpu {
     /// Bus width, bits.
     pub bus: u32,
 }
+
+impl Gpu {
+    /// By short name.
+    pub fn named(name: &str) -> Option<Self> {
+        (name == "h100").then(|| Self {
+            name: "h100".into(),
+            product: "NVIDIA H100 80GB HBM3".into(),
+            capability: (9, 0),
+            multiprocessors: 132,
+            memory: 80 << 30,
+            shared_per_multiprocessor: 228 << 10,
+            shared_per_block: 227 << 10,
+            registers: 65536,
+            threads: 2048,
+            blocks: 32,
+            l2: 50 << 20,
+            clock: 1_980_000,
+            memory_clock: 2_619_000,
+            bus: 5120,
+        })
+    }
+}

@@ -11,3 +11,4 @@ pub mod gpu;
 pub mod memory;
 pub mod options;
 pub mod ptx;
+pub mod run;

@@ -17,6 +17,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Worker threads; `None` for one a core.
     pub threads: Option<usize>,
+    /// Warp instructions that a block may run before the launch is stopped with [`crate::error::Code::LaunchTimeout`].
+    pub budget: Option<u64>,
 }
 impl Options {
     /// Every checker on.
@@ -28,7 +30,7 @@ impl Options {
         self.memcheck || self.initcheck || self.racecheck || self.synccheck
     }
     /// `INP_EMULATED_CHECK` (`all` or a list of memcheck, initcheck, racecheck, synccheck), `INP_EMULATED_COUNT` (1),
-    /// `INP_EMULATED_SEED`, `INP_EMULATED_THREADS`. A value that cannot be read is an error.
+    /// `INP_EMULATED_SEED`, `INP_EMULATED_THREADS`, `INP_EMULATED_BUDGET`. A value that cannot be read is an error.
     pub fn from_environment() -> Result<Self, String> {
         Self::read(|name| std::env::var(name).ok())
     }
@@ -55,6 +57,7 @@ impl Options {
             text.map(|v| v.parse().map_err(|_| format!("{name}: \"{v}\" is not a number"))).transpose()
         };
         o.seed = number("INP_EMULATED_SEED")?;
+        o.budget = number("INP_EMULATED_BUDGET")?;
         o.threads = number("INP_EMULATED_THREADS")?.map(|n| n.max(1) as usize);
         Ok(o)
     }

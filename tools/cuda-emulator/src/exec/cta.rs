@@ -73,6 +73,8 @@ pub struct Cta<'l> {
     pub check: Option<Box<crate::check::Block>>,
     /// Counters of this worker; `None` when not counting.
     pub count: Option<Box<crate::count::Counters>>,
+    /// Warp instructions that the block has run, `%clock`.
+    pub clock: u64,
     /// A generator for adversarial choices; `None` in the plain schedule.
     pub random: Option<Random>,
 }

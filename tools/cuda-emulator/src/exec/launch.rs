@@ -49,6 +49,12 @@ impl Program {
         let _ = (module, memory, gpu);
         unimplemented!()
     }
+    /// Frees its variables.
+    pub fn unload(&self, memory: &Memory) {
+        for &(at, _) in self.globals.values() {
+            let _ = memory.free(at);
+        }
+    }
     /// A function by name.
     pub fn function(&self, name: &str) -> Option<usize> {
         self.functions.iter().position(|f| f.name == name)
@@ -88,6 +94,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What stopped it.
     pub fault: Option<(Site, Fault)>,
+    /// What the kernel printed (already written to stdout).
+    pub printed: String,
 }
 
 impl Launch<'_> {

@@ -36,6 +36,12 @@ pub struct Warp {
     pub alive: Mask,
     /// Lanes that run the present instruction, before its guard.
     pub active: Mask,
+    /// Function that runs.
+    pub function: u32,
+    /// Index of the present instruction in it.
+    pub pc: u32,
+    /// Calls above it.
+    pub depth: u32,
     /// The carry flag (CC.CF) of each lane, of `add.cc` and its kind.
     pub carry: Mask,
     r32: Vec<L32>,
@@ -50,6 +56,11 @@ impl Warp {
     #[inline(always)]
     pub fn r32(&self, slot: u32) -> &L32 {
         &self.r32[self.base[0] + slot as usize]
+    }
+    /// A 32-bit register to write in place (lanes outside the mask must keep what they have).
+    #[inline(always)]
+    pub fn r32_mut(&mut self, slot: u32) -> &mut L32 {
+        &mut self.r32[self.base[0] + slot as usize]
     }
     /// A 64-bit register.
     #[inline(always)]
