@@ -215,8 +215,8 @@ impl Drop for Block {
     }
 }
 
-/// A party to a race, found in a shadow.
-pub(crate) struct Party {
+/// A party to a race, found in a shadow. Opaque outside of the checkers.
+pub struct Party {
     id: Id,
     block: u32,
     thread: u32,
