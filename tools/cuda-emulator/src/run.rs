@@ -86,6 +86,9 @@ impl Machine {
         let gpu = Gpu::named(gpu).ok_or_else(|| format!("no GPU is called \"{gpu}\""))?;
         let memory =
             Memory::new(gpu.memory).map_err(|c| format!("device memory cannot be reserved: {c:?}"))?;
+        if options.checks() {
+            memory.watch().map_err(|c| format!("memory of the checkers cannot be reserved: {c:?}"))?;
+        }
         Ok(Self { gpu, options, memory, program: None })
     }
     /// Parses and decodes a module, which replaces the one before.
