@@ -1,0 +1,243 @@
+//! mma.sync: decoding and the parts around the product.
+
+use super::format::{Bf16, E4m3, E5m2, F16, Format, S4, S8, Tf32, U4, U8, to_f16};
+use super::product::{Accumulator, Operands, Product, product};
+use super::whole;
+use crate::error::PtxError;
+use crate::exec::decode::{Dst, Scope, Src32, Src64};
+use crate::exec::ops::memory::{elements, wrong};
+use crate::exec::{Class, Exec, Flow, L32, L64, Warp};
+use crate::ptx::ast::{Instr, Operand, Type};
+
+const KINDS: &[&str] =
+    &["f16", "bf16", "tf32", "f32", "f64", "e4m3", "e5m2", "s8", "u8", "s4", "u4", "b1", "s32"];
+
+pub(super) fn decode(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+    let mods: Vec<&str> = i.mods.iter().map(String::as_str).collect();
+    let kinds: Vec<&str> = mods.iter().copied().filter(|m| KINDS.contains(m)).collect();
+    let known = |m: &&str| {
+        matches!(*m, "sync" | "aligned" | "row" | "col" | "satfinite" | "xor" | "and" | "popc" | "rn")
+            || KINDS.contains(m)
+    };
+    if !matches!(mods[..], ["sync", "aligned", _, "row", "col", ..])
+        || mods.iter().enumerate().any(|(n, m)| n != 2 && !known(m))
+    {
+        return Err(wrong(i, "only mma.sync.aligned.SHAPE.row.col of these types is supported"));
+    }
+    let [d, a, b, c] = kinds[..] else { return Err(wrong(i, "four types are needed")) };
+    let shape = mods[2];
+    let exec = match (d, a) {
+        ("f64", "f64") if b == "f64" && c == "f64" => double(s, i, shape)?,
+        ("s32", "b1") if b == "b1" && c == "s32" => binary(s, i, shape)?,
+        ("s32", "s8" | "u8" | "s4" | "u4") if c == "s32" => integer(s, i, shape, a, b)?,
+        ("f16" | "f32", _) if matches!(c, "f16" | "f32") => float(s, i, shape, [d, a, b, c])?,
+        _ => return Err(wrong(i, "these types do not go together")),
+    };
+    Ok((exec, Class::Matrix))
+}
+
+fn sources(s: &Scope, i: &Instr, n: usize, count: usize) -> Result<Vec<Src32>, PtxError> {
+    elements(i, s.operand(i, n)?, count)?.iter().map(|o| s.src32(i, o, Type::B32)).collect()
+}
+
+fn results(s: &Scope, i: &Instr, count: usize) -> Result<Vec<u32>, PtxError> {
+    let slot = |o: &Operand| match s.dst(i, o)? {
+        Dst::R32(slot) => Ok(slot),
+        _ => Err(wrong(i, "the result is in 32-bit registers")),
+    };
+    elements(i, s.operand(i, 0)?, count)?.iter().map(slot).collect()
+}
+
+/// Fragments of A and B in 32-bit registers.
+struct Sources {
+    a: Vec<Src32>,
+    b: Vec<Src32>,
+}
+impl Sources {
+    fn of(s: &Scope, i: &Instr, halves: usize, steps: usize) -> Result<Self, PtxError> {
+        Ok(Self { a: sources(s, i, 1, halves * steps)?, b: sources(s, i, 2, steps)? })
+    }
+    #[inline(always)]
+    fn get<'w>(&'w self, w: &'w Warp) -> Operands<'w> {
+        let a = |n: usize| &self.a[n.min(self.a.len() - 1)].get(w).0;
+        let b = |n: usize| &self.b[n.min(self.b.len() - 1)].get(w).0;
+        Operands { a: [a(0), a(1), a(2), a(3)], b: [b(0), b(1)] }
+    }
+}
+
+/// The product for sixteen rows and a number of k-steps.
+fn choose<A: Format, B: Format>(halves: usize, steps: usize) -> Option<Product> {
+    Some(match (halves, steps) {
+        (1, 1) => product::<A, B, 1, 1>(),
+        (2, 1) => product::<A, B, 2, 1>(),
+        (2, 2) => product::<A, B, 2, 2>(),
+        _ => return None,
+    })
+}
+
+fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<Exec, PtxError> {
+    let steps = match (a, shape) {
+        ("f16" | "bf16", "m16n8k8") | ("tf32", "m16n8k4") | ("e4m3" | "e5m2", "m16n8k16") => 1,
+        ("f16" | "bf16", "m16n8k16") | ("tf32", "m16n8k8") | ("e4m3" | "e5m2", "m16n8k32") => 2,
+        _ => return Err(wrong(i, "this shape does not exist for the type")),
+    };
+    let product = match (a, b) {
+        ("f16", "f16") => choose::<F16, F16>(2, steps),
+        ("bf16", "bf16") if d == "f32" => choose::<Bf16, Bf16>(2, steps),
+        ("tf32", "tf32") if d == "f32" => choose::<Tf32, Tf32>(2, steps),
+        ("e4m3", "e4m3") => choose::<E4m3, E4m3>(2, steps),
+        ("e4m3", "e5m2") => choose::<E4m3, E5m2>(2, steps),
+        ("e5m2", "e4m3") => choose::<E5m2, E4m3>(2, steps),
+        ("e5m2", "e5m2") => choose::<E5m2, E5m2>(2, steps),
+        _ => None,
+    };
+    let Some(product) = product else { return Err(wrong(i, "these types do not go together")) };
+    let registers = |t: &str| if t == "f16" { 2 } else { 4 };
+    let ab = Sources::of(s, i, 2, steps)?;
+    let (ds, cs) = (results(s, i, registers(d))?, sources(s, i, 3, registers(c))?);
+    Ok(Box::new(move |w, cta, mask| {
+        whole(w, cta, mask)?;
+        let mut t: Accumulator = [[0.; 32]; 4];
+        if cs.len() == 4 {
+            for (t, c) in t.iter_mut().zip(&cs) {
+                *t = c.get(w).0.map(f32::from_bits);
+            }
+        } else {
+            for (n, t) in t.iter_mut().enumerate() {
+                *t = cs[n / 2].get(w).0.map(|x| F16::get(x, n % 2));
+            }
+        }
+        // SAFETY: `product` was chosen for this machine.
+        unsafe { product(&ab.get(w), &mut t) };
+        if ds.len() == 4 {
+            for (d, t) in ds.iter().zip(&t) {
+                w.set32(*d, !0, &L32(t.map(|x| if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })));
+            }
+        } else {
+            for (h, d) in ds.iter().enumerate() {
+                let pack = |l: usize| to_f16(t[2 * h][l]) | to_f16(t[2 * h + 1][l]) << 16;
+                w.set32(*d, !0, &L32(std::array::from_fn(pack)));
+            }
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+/// Integer products are exact in f32: 64 products of 8 bits by 8 stay below 2^24.
+fn integer(s: &Scope, i: &Instr, shape: &str, a: &str, b: &str) -> Result<Exec, PtxError> {
+    let (halves, steps) = match (a, shape) {
+        ("s8" | "u8", "m8n8k16") | ("s4" | "u4", "m8n8k32") => (1, 1),
+        ("s8" | "u8", "m16n8k16") | ("s4" | "u4", "m16n8k32") => (2, 1),
+        ("s8" | "u8", "m16n8k32") | ("s4" | "u4", "m16n8k64") => (2, 2),
+        _ => return Err(wrong(i, "this shape does not exist for the type")),
+    };
+    let product = match (a, b) {
+        ("s8", "s8") => choose::<S8, S8>(halves, steps),
+        ("s8", "u8") => choose::<S8, U8>(halves, steps),
+        ("u8", "s8") => choose::<U8, S8>(halves, steps),
+        ("u8", "u8") => choose::<U8, U8>(halves, steps),
+        ("s4", "s4") => choose::<S4, S4>(halves, steps),
+        ("s4", "u4") => choose::<S4, U4>(halves, steps),
+        ("u4", "s4") => choose::<U4, S4>(halves, steps),
+        ("u4", "u4") => choose::<U4, U4>(halves, steps),
+        _ => None,
+    };
+    let Some(product) = product else { return Err(wrong(i, "these types do not go together")) };
+    let ab = Sources::of(s, i, halves, steps)?;
+    let (ds, cs) = (results(s, i, 2 * halves)?, sources(s, i, 3, 2 * halves)?);
+    let saturates = i.has("satfinite");
+    Ok(Box::new(move |w, cta, mask| {
+        whole(w, cta, mask)?;
+        let mut t: Accumulator = [[0.; 32]; 4];
+        // SAFETY: `product` was chosen for this machine.
+        unsafe { product(&ab.get(w), &mut t) };
+        let add = if saturates { i32::saturating_add } else { i32::wrapping_add };
+        let d: [L32; 4] = std::array::from_fn(|n| {
+            let Some(c) = cs.get(n) else { return L32::splat(0) };
+            let c = c.get(w);
+            L32(std::array::from_fn(|l| add(c.0[l] as i32, t[n][l] as i32) as u32))
+        });
+        for (slot, d) in ds.iter().zip(&d) {
+            w.set32(*slot, !0, d);
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+/// One-bit elements: the number of ones in a xor b, or a and b.
+fn binary(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
+    let (halves, steps) = match shape {
+        "m8n8k128" => (1, 1),
+        "m16n8k128" => (2, 1),
+        "m16n8k256" => (2, 2),
+        _ => return Err(wrong(i, "this shape does not exist for the type")),
+    };
+    let and = i.has("and");
+    if !i.has("popc") || and == i.has("xor") {
+        return Err(wrong(i, "the operation must be .xor.popc or .and.popc"));
+    }
+    let ab = Sources::of(s, i, halves, steps)?;
+    let (ds, cs) = (results(s, i, 2 * halves)?, sources(s, i, 3, 2 * halves)?);
+    Ok(Box::new(move |w, cta, mask| {
+        whole(w, cta, mask)?;
+        let mut t: [L32; 4] = [L32::splat(0); 4];
+        let o = ab.get(w);
+        for (n, t) in t[..2 * halves].iter_mut().enumerate() {
+            let c = cs[n].get(w);
+            for l in 0..32 {
+                let (row, column) = (l / 4, l % 4 * 2 + n % 2);
+                t.0[l] = c.0[l];
+                for k in 0..4 * steps {
+                    let a = o.a[k / 4 * halves + n / 2][row * 4 + k % 4];
+                    let b = o.b[k / 4][column * 4 + k % 4];
+                    t.0[l] = t.0[l].wrapping_add(if and { a & b } else { a ^ b }.count_ones());
+                }
+            }
+        }
+        for (slot, t) in ds.iter().zip(&t) {
+            w.set32(*slot, !0, t);
+        }
+        Ok(Flow::Next)
+    }))
+}
+
+fn double(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
+    let (halves, steps) = match shape {
+        "m8n8k4" => (1, 1),
+        "m16n8k4" => (2, 1),
+        "m16n8k8" => (2, 2),
+        "m16n8k16" => (2, 4),
+        _ => return Err(wrong(i, "this shape does not exist for the type")),
+    };
+    let wide = |n: usize, count: usize| -> Result<Vec<Src64>, PtxError> {
+        elements(i, s.operand(i, n)?, count)?.iter().map(|o| s.src64(i, o, Type::F64)).collect()
+    };
+    let (a, b, c) = (wide(1, halves * steps)?, wide(2, steps)?, wide(3, 2 * halves)?);
+    let slot = |o: &Operand| match s.dst(i, o)? {
+        Dst::R64(slot) => Ok(slot),
+        _ => Err(wrong(i, "the result is in 64-bit registers")),
+    };
+    let ds: Vec<u32> =
+        elements(i, s.operand(i, 0)?, 2 * halves)?.iter().map(slot).collect::<Result<_, _>>()?;
+    Ok(Box::new(move |w, cta, mask| {
+        whole(w, cta, mask)?;
+        let mut t = [L64::splat(0); 4];
+        for (n, t) in t[..2 * halves].iter_mut().enumerate() {
+            let c = c[n].get(w);
+            for l in 0..32 {
+                let (row, column) = (l / 4, l % 4 * 2 + n % 2);
+                let mut x = f64::from_bits(c.0[l]);
+                for k in 0..4 * steps {
+                    let a = a[k / 4 * halves + n / 2].get(w).0[row * 4 + k % 4];
+                    let b = b[k / 4].get(w).0[column * 4 + k % 4];
+                    x = f64::from_bits(a).mul_add(f64::from_bits(b), x);
+                }
+                t.0[l] = x.to_bits();
+            }
+        }
+        for (slot, t) in ds.iter().zip(&t) {
+            w.set64(*slot, !0, t);
+        }
+        Ok(Flow::Next)
+    }))
+}
