@@ -199,7 +199,11 @@ fn atomic(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
                 // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
                 old[l] = unsafe {
                     let p = p[l].add(n * size as usize);
-                    if wide { update_128(p, cas, b, c) } else { update(p, size, op, b as u64, c as u64).into() }
+                    if wide {
+                        update_128(p, cas, b, c)
+                    } else {
+                        update(p, size, op, b as u64, c as u64).into()
+                    }
                 };
             }
             match part.dst {

@@ -272,7 +272,13 @@ fn issue(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
 }
 
 fn start(
-    w: &Warp, cta: &mut Cta, mask: Mask, to: &Addr, from: &Addr, bytes: u32, live: &Live,
+    w: &Warp,
+    cta: &mut Cta,
+    mask: Mask,
+    to: &Addr,
+    from: &Addr,
+    bytes: u32,
+    live: &Live,
 ) -> Result<(), Fault> {
     let mut sizes = [bytes as u8; 32];
     let mut whole = mask;
@@ -316,7 +322,8 @@ fn start(
             sources[l] = cta.access(w, &a)?[l];
         }
     }
-    let a = Access { kind: Kind::AsyncWrite, space: Space::Shared, addresses: &to.get(w), bytes, mask, order };
+    let a =
+        Access { kind: Kind::AsyncWrite, space: Space::Shared, addresses: &to.get(w), bytes, mask, order };
     let destinations = cta.access(w, &a)?;
     let poison = poisons(cta);
     let base = cta.shared.as_ptr() as usize;

@@ -9,8 +9,17 @@ use crate::exec::{Class, Exec, Flow, L32, L64, Mask, Warp};
 use crate::ptx::ast::{Instr, Operand, Space, Type};
 
 const WORDS: &[&str] = &[
-    "init", "inval", "arrive", "arrive_drop", "test_wait", "try_wait", "expect_tx", "complete_tx", "noComplete",
-    "parity", "pending_count",
+    "init",
+    "inval",
+    "arrive",
+    "arrive_drop",
+    "test_wait",
+    "try_wait",
+    "expect_tx",
+    "complete_tx",
+    "noComplete",
+    "parity",
+    "pending_count",
 ];
 const MAX: i64 = (1 << 20) - 1;
 
@@ -71,7 +80,11 @@ fn misuse(w: &Warp, cta: &mut Cta, lane: u32, what: &str) -> Fault {
 
 /// Works on the mbarrier at an offset in shared memory.
 fn with<T>(
-    w: &Warp, cta: &mut Cta, at: usize, lane: u32, f: impl FnOnce(&mut State) -> Result<T, &'static str>,
+    w: &Warp,
+    cta: &mut Cta,
+    at: usize,
+    lane: u32,
+    f: impl FnOnce(&mut State) -> Result<T, &'static str>,
 ) -> Result<T, Fault> {
     let bits = bits(&mut cta.shared, at);
     let state = bits.and_then(|b| Some((State::read(u64::from_le_bytes(*b))?, b)));
@@ -84,7 +97,11 @@ fn with<T>(
 
 /// Offsets in shared memory of the mbarriers that the lanes name.
 pub(super) fn locate(
-    w: &Warp, cta: &mut Cta, mask: Mask, space: Space, addresses: &[u64; 32],
+    w: &Warp,
+    cta: &mut Cta,
+    mask: Mask,
+    space: Space,
+    addresses: &[u64; 32],
 ) -> Result<[usize; 32], Fault> {
     let order = Order::Relaxed;
     let p = cta.access(w, &Access { kind: Kind::Barrier, space, addresses, bytes: 8, mask, order })?;

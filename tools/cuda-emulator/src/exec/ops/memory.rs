@@ -253,16 +253,19 @@ fn load(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
             return Err(wrong(i, "the destination is narrower than the type"));
         }
         let signed = f.ty.signed();
-        gets.push((at, match s.dst(i, o)? {
-            Dst::R32(slot) => {
-                let keep = if bits < 32 { (1 << bits) - 1 } else { !0 };
-                Get::W32(slot, choose!(get32, f.ty, f.strong(), signed), keep)
-            }
-            Dst::R64(slot) => Get::W64(slot, choose!(get64, f.ty, f.strong(), signed)),
-            Dst::R128(slot) if f.ty == Type::B128 => Get::W128(slot),
-            Dst::Sink => continue,
-            _ => return Err(wrong(i, "this destination cannot hold the type")),
-        }));
+        gets.push((
+            at,
+            match s.dst(i, o)? {
+                Dst::R32(slot) => {
+                    let keep = if bits < 32 { (1 << bits) - 1 } else { !0 };
+                    Get::W32(slot, choose!(get32, f.ty, f.strong(), signed), keep)
+                }
+                Dst::R64(slot) => Get::W64(slot, choose!(get64, f.ty, f.strong(), signed)),
+                Dst::R128(slot) if f.ty == Type::B128 => Get::W128(slot),
+                Dst::Sink => continue,
+                _ => return Err(wrong(i, "this destination cannot hold the type")),
+            },
+        ));
     }
     let addr = s.addr(i, s.operand(i, 1)?)?;
     let class = match f.space {
@@ -377,4 +380,3 @@ fn discard(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
     });
     Ok((exec, Class::StoreGlobal))
 }
-

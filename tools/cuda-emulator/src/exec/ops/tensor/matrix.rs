@@ -28,7 +28,13 @@ fn form(i: &Instr) -> Result<(Space, usize, bool), PtxError> {
     if f.ty != Type::B16 || !i.has("m8n8") || !matches!(f.space, Space::Shared | Space::Generic) {
         return Err(wrong(i, "only .m8n8 matrices of .b16 in shared memory are supported"));
     }
-    let count = if i.has("x4") { 4 } else if i.has("x2") { 2 } else { 1 };
+    let count = if i.has("x4") {
+        4
+    } else if i.has("x2") {
+        2
+    } else {
+        1
+    };
     Ok((f.space, count, i.has("trans")))
 }
 

@@ -23,7 +23,9 @@ const MOST: usize = 16;
 
 #[inline(always)]
 fn unpack<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
-    o: &Operands, a: &mut [[f32; 32]; 2 * MOST], b: &mut [[f32; 32]; MOST],
+    o: &Operands,
+    a: &mut [[f32; 32]; 2 * MOST],
+    b: &mut [[f32; 32]; MOST],
 ) {
     planes::<A>(&o.a[..HALVES * STEPS], a);
     planes::<B>(&o.b[..STEPS], b);
@@ -66,7 +68,8 @@ fn plain<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(o: &Oper
 }
 
 unsafe fn anywhere<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
-    o: &Operands, c: &mut Accumulator,
+    o: &Operands,
+    c: &mut Accumulator,
 ) {
     plain::<A, B, HALVES, STEPS>(o, c);
 }
@@ -74,7 +77,8 @@ unsafe fn anywhere<A: Format, B: Format, const HALVES: usize, const STEPS: usize
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
-    o: &Operands, c: &mut Accumulator,
+    o: &Operands,
+    c: &mut Accumulator,
 ) {
     plain::<A, B, HALVES, STEPS>(o, c);
 }
@@ -82,7 +86,8 @@ unsafe fn avx2<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn avx512<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
-    o: &Operands, c: &mut Accumulator,
+    o: &Operands,
+    c: &mut Accumulator,
 ) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = ([[0.; 32]; 2 * MOST], [[0.; 32]; MOST]);
