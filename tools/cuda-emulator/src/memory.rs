@@ -71,7 +71,8 @@ impl Memory {
         let sizes = [bytes.saturating_mul(2), bytes];
         let arena = sizes.iter().find_map(|&b| Region::new(pages(b), protection)).ok_or(Code::OutOfMemory)?;
         let range = arena.1 as u64;
-        let table = Region::new(range >> SHIFT, libc::PROT_READ | libc::PROT_WRITE).ok_or(Code::OutOfMemory)?;
+        let table =
+            Region::new(range >> SHIFT, libc::PROT_READ | libc::PROT_WRITE).ok_or(Code::OutOfMemory)?;
         let base = arena.0 as u64;
         std::mem::forget(arena); // unmapped by Drop of Memory
         Ok(Self {
@@ -100,7 +101,8 @@ impl Memory {
         let (p, n) = (at as *mut libc::c_void, bytes as usize);
         let set = |on: bool| {
             let first = (at - self.base) >> SHIFT;
-            (first..first + (bytes >> SHIFT)).for_each(|i| self.page(i).store(u8::from(on), Ordering::Release));
+            (first..first + (bytes >> SHIFT))
+                .for_each(|i| self.page(i).store(u8::from(on), Ordering::Release));
         };
         if on {
             // SAFETY: whole pages of the arena that no allocation holds.
@@ -150,7 +152,8 @@ impl Memory {
         inner.next = at + size + PAGE;
         inner.used += size;
         inner.live.insert(at, bytes);
-        let stale: Vec<u64> = inner.freed.range(..at + size).rev().map_while(|(&a, &b)| (a + b > at).then_some(a)).collect();
+        let stale: Vec<u64> =
+            inner.freed.range(..at + size).rev().map_while(|(&a, &b)| (a + b > at).then_some(a)).collect();
         stale.iter().for_each(|a| _ = inner.freed.remove(a));
         if let Some(s) = self.shadow.get() {
             s.forget(at, bytes);

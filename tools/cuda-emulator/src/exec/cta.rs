@@ -11,6 +11,8 @@ pub const SHARED: u64 = 0x0100_0000_0000_0000;
 pub const LOCAL: u64 = 0x0200_0000_0000_0000;
 /// Generic addresses of kernel parameters (`cvta.param`).
 pub const PARAM: u64 = 0x0300_0000_0000_0000;
+/// Addresses of functions: `CODE` + index in the program.
+pub const CODE: u64 = 0x0400_0000_0000_0000;
 
 /// What an access does, for checkers and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

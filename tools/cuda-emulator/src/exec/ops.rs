@@ -1,14 +1,34 @@
 //! Instruction families. Each has `decode(&Scope, &Instr) -> Decoded`.
 
 pub mod atomic;
+pub mod bits;
 pub mod copy;
+pub mod cvt;
+pub mod float;
+pub mod formats;
+pub mod int;
+mod lanes;
 pub mod mbarrier;
 pub mod memory;
+pub mod mov;
+pub mod round;
+pub mod select;
 pub mod tensor;
 
 use super::decode::{Decoded, Scope};
 use crate::ptx::ast::Instr;
 
 /// Families in the order asked.
-pub const FAMILIES: &[fn(&Scope, &Instr) -> Decoded] =
-    &[memory::decode, atomic::decode, copy::decode, mbarrier::decode, tensor::decode];
+pub const FAMILIES: &[fn(&Scope, &Instr) -> Decoded] = &[
+    memory::decode,
+    atomic::decode,
+    copy::decode,
+    mbarrier::decode,
+    tensor::decode,
+    int::decode,
+    bits::decode,
+    mov::decode,
+    select::decode,
+    float::decode,
+    cvt::decode,
+];
