@@ -206,7 +206,8 @@ fn wait(w: &Warp, cta: &mut Cta, mask: Mask, keep: u32) {
     let Issued { copies, committed, .. } = &mut warps[id];
     let check = &mut cta.check;
     let shared = &mut cta.shared;
-    copies.retain_mut_spare(spare, |c| {
+    for _ in 0..copies.len() {
+        let Some(mut c) = copies.pop_front() else { return };
         let mut due = 0;
         (0..32).for_each(|l| due |= Mask::from(c.group[l].saturating_add(keep) < committed[l]) << l);
         due &= c.waiting & mask;
@@ -215,20 +216,8 @@ fn wait(w: &Warp, cta: &mut Cta, mask: Mask, keep: u32) {
         if let Some(k) = check {
             lanes(due).for_each(|l| k.landed(w.id * 32 + l as u32, c.to[l].into(), c.bytes));
         }
-        c.waiting != 0
-    });
-}
-
-trait RetainSpare {
-    fn retain_mut_spare(&mut self, spare: &mut Vec<Box<Copy>>, keep: impl FnMut(&mut Copy) -> bool);
-}
-impl RetainSpare for VecDeque<Box<Copy>> {
-    /// Keeps some; the others' memory is used again.
-    fn retain_mut_spare(&mut self, spare: &mut Vec<Box<Copy>>, mut keep: impl FnMut(&mut Copy) -> bool) {
-        for _ in 0..self.len() {
-            let Some(mut c) = self.pop_front() else { return };
-            if keep(&mut c) { self.push_back(c) } else { spare.push(c) }
-        }
+        // Its memory is used again.
+        if c.waiting == 0 { spare.push(c) } else { copies.push_back(c) }
     }
 }
 

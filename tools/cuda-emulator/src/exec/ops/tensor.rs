@@ -5,6 +5,7 @@ mod format;
 mod matrix;
 mod mma;
 mod product;
+mod wmma;
 
 use crate::error::{Code, Fault};
 use crate::exec::decode::{Decoded, Scope};
@@ -15,6 +16,7 @@ use crate::ptx::ast::Instr;
 pub fn decode(s: &Scope, i: &Instr) -> Decoded {
     match i.op.as_str() {
         "mma" => mma::decode(s, i).map(Some),
+        "wmma" => wmma::decode(s, i).map(Some),
         "ldmatrix" => matrix::load(s, i).map(Some),
         "stmatrix" => matrix::store(s, i).map(Some),
         "movmatrix" => matrix::transpose(s, i).map(Some),

@@ -201,7 +201,8 @@ fn binary(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
     }))
 }
 
-fn double(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
+/// f64, also wmma's: its fragments are the same.
+pub(super) fn double(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
     let (halves, steps) = match shape {
         "m8n8k4" => (1, 1),
         "m16n8k4" => (2, 1),
