@@ -6,6 +6,7 @@ pub mod copy;
 pub mod cvt;
 pub mod float;
 pub mod formats;
+pub mod half;
 pub mod int;
 mod lanes;
 pub mod mbarrier;
@@ -14,6 +15,7 @@ pub mod mov;
 pub mod round;
 pub mod select;
 pub mod tensor;
+pub mod warpops;
 
 use super::decode::{Decoded, Scope};
 use crate::ptx::ast::Instr;
@@ -29,6 +31,8 @@ pub const FAMILIES: &[fn(&Scope, &Instr) -> Decoded] = &[
     bits::decode,
     mov::decode,
     select::decode,
+    half::decode,
     float::decode,
     cvt::decode,
+    warpops::decode,
 ];
