@@ -1,3 +1,5 @@
 //! One test binary.
 
 mod count;
+mod foreign;
+mod pairs;

@@ -1,0 +1,101 @@
+//! Every barrier and every wait for copies of the foreign kernels, deleted or weakened one at a time: the checkers must
+//! speak, or a result be wrong under one of eight seeds. What survives is listed with the reason in `survivors.txt`.
+
+use super::{Buffer, Case, cases, complaint, read, reference};
+use inp_cuda_emulator::options::Options;
+use rayon::prelude::*;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// A changed text.
+struct Mutant {
+    /// Case, line and change: `softmax_f32 41 delete`.
+    name: String,
+    ptx: String,
+}
+
+/// All mutants of a case.
+fn mutants(case: &Case) -> Vec<Mutant> {
+    let ptx = case.ptx();
+    let lines: Vec<_> = ptx.lines().collect();
+    let entry = |l: &str| l.contains(".entry") && l.contains(&format!(" {}(", case.kernel));
+    let first = lines.iter().position(|l| entry(l)).expect("the kernel");
+    let end = lines[first..].iter().position(|l| *l == "}").expect("its end") + first;
+    let mut all = vec![];
+    for (n, line) in lines.iter().enumerate().take(end).skip(first) {
+        let mut change = |how: &str, with: &str| {
+            let text: Vec<_> = lines.iter().enumerate().map(|(i, l)| if i == n { with } else { *l }).collect();
+            all.push(Mutant { name: format!("{} {} {how}", case.name, n + 1), ptx: text.join("\n") });
+        };
+        let code = line.trim();
+        if code.starts_with("bar.sync") || code.starts_with("barrier.sync") {
+            change("delete", "");
+        } else if let Some(groups) = code.strip_prefix("cp.async.wait_group") {
+            let groups: u32 = groups.trim().trim_end_matches(';').trim().parse().expect("a number of groups");
+            change("weaken", &format!("cp.async.wait_group {};", groups + 1));
+            change("delete", "");
+        } else if code.starts_with("cp.async.wait_all") {
+            change("delete", "");
+        }
+    }
+    all
+}
+
+/// Whether anything shows under some seed.
+fn killed(case: &Case, mutant: &Mutant, buffers: &[Buffer], expected: &[Vec<(f64, f64)>]) -> bool {
+    (1..=8).any(|seed| {
+        let options = Options { seed: Some(seed), threads: Some(1), ..Options::all() };
+        match case.run(&mutant.ptx, buffers, options) {
+            Err(e) => panic!("{}: {e}", mutant.name),
+            Ok((report, results)) => complaint(&report).is_some() || case.wrong(expected, &results).is_some(),
+        }
+    })
+}
+
+/// Tries the mutants whose number is a multiple of `step` until time is up; names of survivors, and how many were tried.
+fn sweep(step: usize, limit: Duration) -> (Vec<String>, usize) {
+    let start = Instant::now();
+    let all: Vec<_> = cases("triton.json").into_iter().chain(cases("cute.json")).collect();
+    let each: Vec<_> = all.iter().flat_map(|c| mutants(c).into_iter().map(move |m| (c, m))).collect();
+    let tried: Vec<_> = each
+        .into_iter()
+        .step_by(step)
+        .collect::<Vec<_>>()
+        .into_par_iter()
+        .filter(|_| start.elapsed() < limit)
+        .map(|(case, mutant)| {
+            let buffers = case.buffers();
+            let expected = reference::compute(&case.op, &buffers);
+            let dead = killed(case, &mutant, &buffers, &expected);
+            (mutant.name, dead)
+        })
+        .collect();
+    let count = tried.len();
+    (tried.into_iter().filter(|t| !t.1).map(|t| t.0).collect(), count)
+}
+
+/// At most one of twenty survives, and every survivor is listed with its reason.
+fn judge((survivors, count): (Vec<String>, usize)) {
+    let text = read("survivors.txt");
+    let listed = |l: &str| l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string());
+    let known: HashSet<_> = text.lines().filter(|l| !l.starts_with('#')).filter_map(listed).collect();
+    let unknown: Vec<_> = survivors.iter().filter(|s| !known.contains(*s)).collect();
+    println!("{count} mutants, {} survive", survivors.len());
+    assert!(unknown.is_empty(), "{} of {count} mutants survive unlisted:\n{unknown:#?}", unknown.len());
+}
+
+#[test]
+fn mutants_sample() {
+    judge(sweep(9, Duration::from_secs(60)));
+}
+
+#[test]
+#[ignore = "minutes: every mutant"]
+fn mutants_all() {
+    let (survivors, count) = sweep(1, Duration::MAX);
+    let share = survivors.len() as f64 / count as f64;
+    println!("{:.1} % of {count} killed", 100. * (1. - share));
+    survivors.iter().for_each(|s| println!("SURVIVOR {s}"));
+    assert!(share <= 0.05, "{} of {count} survive", survivors.len());
+    judge((survivors, count));
+}
