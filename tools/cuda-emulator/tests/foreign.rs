@@ -28,7 +28,6 @@ pub struct Case {
 /// A buffer of a case: its numbers, or where results are to be, how many.
 pub struct Buffer {
     pub number: Number,
-    pub shape: Vec<usize>,
     pub data: Vec<f64>,
     poison: bool,
     out: bool,
@@ -60,7 +59,7 @@ impl Case {
             let fill = a["fill"].as_str()?;
             let n = shape.iter().product();
             let data = if fill == "poison" { vec![0.; n] } else { random.fill(number, fill, n) };
-            Some(Buffer { number, shape, data, poison: fill == "poison", out: a["out"] == true })
+            Some(Buffer { number, data, poison: fill == "poison", out: a["out"] == true })
         };
         self.args.iter().filter_map(buffer).collect()
     }
