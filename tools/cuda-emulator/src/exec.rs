@@ -3,10 +3,16 @@
 //! An instruction is decoded once to a closure over register slots. A warp keeps a program counter for each lane; lanes at
 //! the deepest call and the lowest counter run together. A block interleaves its warps; blocks spread over threads.
 
+mod access;
+pub mod block;
+pub mod builtin;
 pub mod cta;
 pub mod decode;
 pub mod launch;
+pub mod load;
 pub mod ops;
+mod run;
+mod sched;
 pub mod special;
 pub mod warp;
 
@@ -27,11 +33,15 @@ pub enum Flow {
     },
     /// Each lane to its own target (`brx.idx`).
     Scatter(Box<[u32; 32]>),
-    /// Lanes call a function; arguments are in param memory.
+    /// Lanes of the mask call a function; their arguments are in its param memory, one call deeper.
     Call {
-        /// Function index in the program of each lane (the same for direct calls).
-        functions: Box<[u32; 32]>,
+        /// Lanes that call.
+        taken: Mask,
+        /// Function index in the program.
+        function: u32,
     },
+    /// As [`Flow::Call`], each lane its own function (`u32::MAX` for lanes that do not).
+    Calls(Box<[u32; 32]>),
     /// Lanes return to their callers (from a kernel: they exit).
     Return,
     /// Lanes end.
@@ -42,6 +52,9 @@ pub enum Flow {
     Yield,
     /// Could not be done yet: run the same instruction again later.
     Again,
+    /// Wants lanes of its warp that are not here: run it again when they have come. It must not be returned when
+    /// [`Warp::stuck`] says that they will not.
+    Converge,
 }
 
 /// A `bar`/`barrier` instruction as met by some lanes.

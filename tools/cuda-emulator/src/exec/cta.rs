@@ -1,7 +1,6 @@
-//! A block: its shared and local memory, and the one door through which its instructions reach any memory.
+//! A block: its memory and what its instructions may ask of it. See [`super::access`] for the door to memory.
 
 use super::{Mask, Warp};
-use crate::error::Fault;
 use crate::exec::launch::Launch;
 use crate::ptx::ast::Space;
 
@@ -77,6 +76,10 @@ pub struct Cta<'l> {
     pub count: Option<Box<crate::count::Counters>>,
     /// Warp instructions that the block has run, `%clock`.
     pub clock: u64,
+    /// What was printed.
+    pub printed: String,
+    /// Local and param memory of every thread, by depth of call.
+    pub(super) frames: Vec<[Vec<u8>; 2]>,
     /// A generator for adversarial choices; `None` in the plain schedule.
     pub random: Option<Random>,
 }
@@ -95,11 +98,14 @@ impl Random {
 }
 
 impl Cta<'_> {
-    /// Checks an access (alignment, bounds, checkers), counts it, and gives each lane of the mask the host address of
-    /// its first byte (unspecified for other lanes). Pointers hold until the next access.
-    pub fn access(&mut self, w: &Warp, a: &Access) -> Result<[*mut u8; 32], Fault> {
-        let _ = (w, a);
-        unimplemented!()
+    /// Number of the block in the grid.
+    pub fn linear(&self) -> u64 {
+        let ([x, y, z], [nx, ny, _]) = (self.id.map(u64::from), self.launch.grid.map(u64::from));
+        x + nx * (y + ny * z)
+    }
+    /// Where an instruction of a warp is.
+    pub fn site(&self, w: &Warp, lane: Option<u32>) -> crate::error::Site {
+        self.launch.site(w.function, w.pc, self.id, w.id, lane)
     }
     /// Bytes of shared memory that an asynchronous copy of a lane wrote, now that a wait (or an mbarrier's phase) says
     /// that they are there: until then the checkers treat every access to them as a race.

@@ -19,6 +19,11 @@ pub struct Scope<'a> {
     pub symbols: &'a HashMap<String, (Space, u64)>,
     /// Index of each function in the program.
     pub functions: &'a HashMap<String, u32>,
+    /// 32- and 64-bit slots of symbols (plus an offset) whose address depends on who calls: local variables and dynamic
+    /// shared memory of device functions.
+    pub hidden: &'a HashMap<(String, i64), (u32, u32)>,
+    /// Param memory of every function, by index.
+    pub layouts: &'a [super::load::Layout],
 }
 
 /// A 32-bit (or narrower) source.
@@ -148,6 +153,9 @@ impl Scope<'_> {
             Operand::F64(x) if ty == Type::F32 => {
                 Src32::Const(Box::new(L32::splat((f64::from_bits(*x) as f32).to_bits())))
             }
+            Operand::Symbol(name, offset) if self.hidden.contains_key(&(name.clone(), *offset)) => {
+                Src32::Slot(self.hidden[&(name.clone(), *offset)].0)
+            }
             Operand::Symbol(name, offset) => match self.symbols.get(name) {
                 Some(&(_, at)) => Src32::Const(Box::new(L32::splat((at as i64 + offset) as u32))),
                 None => return Err(self.wrong(i, &format!("{name} is not declared"))),
@@ -163,7 +171,7 @@ impl Scope<'_> {
                 Src64::Slot(self.slots[*r as usize])
             }
             Operand::Vector(v) if v.len() == 1 => self.src64(i, &v[0], ty)?,
-            Operand::Special(name) => match self.specials.get(name) {
+            Operand::Special(name) => match self.specials.get(&format!("{name}:64")) {
                 Some(&s) => Src64::Slot(s),
                 None => return Err(self.wrong(i, &format!("%{name} cannot be an operand here"))),
             },
@@ -171,6 +179,9 @@ impl Scope<'_> {
             Operand::F64(x) => Src64::Const(Box::new(L64::splat(*x))),
             Operand::F32(x) if ty == Type::F64 => {
                 Src64::Const(Box::new(L64::splat(f64::from(f32::from_bits(*x)).to_bits())))
+            }
+            Operand::Symbol(name, offset) if self.hidden.contains_key(&(name.clone(), *offset)) => {
+                Src64::Slot(self.hidden[&(name.clone(), *offset)].1)
             }
             Operand::Symbol(name, offset) => match self.symbols.get(name) {
                 Some(&(_, at)) => Src64::Const(Box::new(L64::splat((at as i64 + offset) as u64))),
@@ -186,6 +197,7 @@ impl Scope<'_> {
             Operand::Reg(r) if is(*r) => SrcPred::Slot(self.slots[*r as usize], false),
             Operand::Not(r) if is(*r) => SrcPred::Slot(self.slots[*r as usize], true),
             Operand::Int(x) => SrcPred::Const(*x != 0),
+            Operand::Special(name) if name == "is_explicit_cluster" => SrcPred::Const(false),
             o => return Err(self.wrong(i, &format!("{o:?} is not a predicate"))),
         })
     }
@@ -216,6 +228,9 @@ impl Scope<'_> {
                 _ => return Err(self.wrong(i, "an address must be in a 32- or 64-bit register")),
             },
             Operand::Int(x) => return Ok(Addr { base: Base::None, offset: x.wrapping_add(a.offset) }),
+            Operand::Symbol(name, offset) if self.hidden.contains_key(&(name.clone(), *offset)) => {
+                Base::R64(self.hidden[&(name.clone(), *offset)].1)
+            }
             Operand::Symbol(name, offset) => match self.symbols.get(name) {
                 Some(&(_, at)) => {
                     let offset = (at as i64).wrapping_add(*offset).wrapping_add(a.offset);

@@ -1,13 +1,15 @@
 //! A launch: a decoded kernel over a grid.
 
 use super::Inst;
+use super::load::Hidden;
+use super::ops::flow::Returns;
 use crate::check::Finding;
 use crate::count::Counters;
-use crate::error::{Fault, PtxError, Site};
+use crate::error::{Fault, Site};
 use crate::gpu::Gpu;
 use crate::memory::Memory;
 use crate::options::Options;
-use crate::ptx::ast::Module;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A module decoded for one device: its variables are placed, its functions are closures.
@@ -15,9 +17,17 @@ pub struct Program {
     /// Functions, kernels first or not, by name and in the module's order.
     pub functions: Vec<Code>,
     /// Addresses and sizes of module-scope global and const variables.
-    pub globals: std::collections::HashMap<String, (u64, u64)>,
+    pub globals: HashMap<String, (u64, u64)>,
     /// `.file` names.
-    pub files: std::collections::HashMap<u32, String>,
+    pub files: HashMap<u32, String>,
+    /// Registers of a call's frame in each file.
+    pub(super) frame: [usize; 4],
+    /// Bytes of local memory of a call's frame, of those that kernels make.
+    pub(super) callee_local: u64,
+    /// Bytes of param memory of a call's frame.
+    pub(super) param_stride: u64,
+    /// Whether any function calls another.
+    pub(super) makes_calls: bool,
 }
 
 /// One decoded function.
@@ -40,15 +50,21 @@ pub struct Code {
     pub max_threads: u32,
     /// Registers a thread: an estimate (PTX has virtual ones), at least 16, at most 255 and what `.maxnreg` says.
     pub registers: u32,
+    /// `.reqntid`.
+    pub required_threads: Option<[u32; 3]>,
+    /// Slots by file: up to 32, 64, 128 bits, predicates.
+    pub(super) registers_by_file: [usize; 4],
+    /// What its hidden slots hold.
+    pub(super) hidden: Vec<Hidden>,
+    /// Alignment of dynamic shared memory.
+    pub(super) dynamic_align: u64,
+    /// Branches back in loops that only wait, ascending.
+    pub(super) spins: Vec<u32>,
+    /// What to do when a call returns.
+    pub(super) calls: HashMap<u32, Returns>,
 }
 
 impl Program {
-    /// Places the module's variables in device memory and decodes every function. All unknown instructions of the
-    /// module are reported in one error.
-    pub fn load(module: &Module, memory: &Memory, gpu: &Gpu) -> Result<Self, PtxError> {
-        let _ = (module, memory, gpu);
-        unimplemented!()
-    }
     /// Frees its variables.
     pub fn unload(&self, memory: &Memory) {
         for &(at, _) in self.globals.values() {
@@ -96,13 +112,6 @@ pub struct Report {
     pub fault: Option<(Site, Fault)>,
     /// What the kernel printed (already written to stdout).
     pub printed: String,
-}
-
-impl Launch<'_> {
-    /// Runs every block, over worker threads. The geometry was checked by the caller (`driver/launch.rs`).
-    pub fn run(&self) -> Report {
-        unimplemented!()
-    }
 }
 
 /// Loaded modules are shared by contexts and graphs.

@@ -5,6 +5,7 @@ pub mod bits;
 pub mod copy;
 pub mod cvt;
 pub mod float;
+pub mod flow;
 pub mod formats;
 pub mod half;
 pub mod int;
@@ -14,6 +15,7 @@ pub mod memory;
 pub mod mov;
 pub mod round;
 pub mod select;
+pub mod sync;
 pub mod tensor;
 pub mod warpops;
 
@@ -28,6 +30,8 @@ pub const FAMILIES: &[fn(&Scope, &Instr) -> Decoded] = &[
     mbarrier::decode,
     tensor::decode,
     int::decode,
+    flow::decode,
+    sync::decode,
     bits::decode,
     mov::decode,
     select::decode,

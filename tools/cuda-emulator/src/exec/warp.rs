@@ -42,6 +42,8 @@ pub struct Warp {
     pub pc: u32,
     /// Calls above it.
     pub depth: u32,
+    /// No other lane of the warp can run before the present instruction has: whoever it waits for does not come.
+    pub stuck: bool,
     /// The carry flag (CC.CF) of each lane, of `add.cc` and its kind.
     pub carry: Mask,
     r32: Vec<L32>,
@@ -49,9 +51,59 @@ pub struct Warp {
     r128: Vec<[u128; 32]>,
     pred: Vec<Mask>,
     base: [usize; 4],
+    /// Registers of a frame in each file: predicates last.
+    frame: [usize; 4],
 }
 
 impl Warp {
+    /// A warp whose frames have so many 32-, 64-, 128-bit and predicate registers.
+    pub fn new(id: u32, lanes: Mask, frame: [usize; 4]) -> Self {
+        let mut w = Self {
+            id,
+            lanes,
+            alive: lanes,
+            active: lanes,
+            function: 0,
+            pc: 0,
+            depth: 0,
+            stuck: false,
+            carry: 0,
+            r32: vec![],
+            r64: vec![],
+            r128: vec![],
+            pred: vec![],
+            base: [0; 4],
+            frame,
+        };
+        w.enter(0);
+        w
+    }
+    /// As new, for another block. Registers hold zeros, or with `poison` what no program should use.
+    pub fn reset(&mut self, poison: bool) {
+        let fill = if poison { !0 } else { 0 };
+        self.r32.fill(L32::splat(fill));
+        self.r64.fill(L64::splat(if poison { !0 } else { 0 }));
+        self.pred.fill(0);
+        (self.alive, self.carry, self.stuck) = (self.lanes, 0, false);
+        self.enter(0);
+    }
+    /// Slots count from the frame of this depth.
+    pub fn enter(&mut self, depth: u32) {
+        let d = depth as usize;
+        self.depth = depth;
+        self.base = self.frame.map(|n| n * d);
+        let need = self.frame.map(|n| n * (d + 1));
+        if self.r32.len() < need[0]
+            || self.r64.len() < need[1]
+            || self.r128.len() < need[2]
+            || self.pred.len() < need[3]
+        {
+            self.r32.resize(need[0], L32::splat(0));
+            self.r64.resize(need[1], L64::splat(0));
+            self.r128.resize(need[2], [0; 32]);
+            self.pred.resize(need[3], 0);
+        }
+    }
     /// A 32-bit register.
     #[inline(always)]
     pub fn r32(&self, slot: u32) -> &L32 {
