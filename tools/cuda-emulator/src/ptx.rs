@@ -1,11 +1,10 @@
 //! PTX text to a module of kernels, functions and variables. Source: PTX ISA.
 
 pub mod ast;
+mod lex;
+mod parse;
 
-use crate::error::PtxError;
+pub use parse::parse;
 
-/// Parses a module.
-pub fn parse(text: &str) -> Result<ast::Module, PtxError> {
-    let _ = text;
-    Err(PtxError::new(0, "there is no parser yet"))
-}
+/// The newest PTX ISA version whose text this front end was written for.
+pub const NEWEST: (u32, u32) = (9, 4);

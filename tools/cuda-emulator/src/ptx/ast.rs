@@ -140,7 +140,7 @@ pub struct Variable {
     pub bytes: u64,
     /// Alignment in bytes.
     pub align: u64,
-    /// Initial bytes (`bytes` of them, or none).
+    /// Initial bytes; the rest of `bytes` is zero. Empty without an initial value.
     pub init: Vec<u8>,
     /// Addresses within `init`: at `offset`, the address of `symbol` plus `addend`, as a generic address if asked.
     pub relocations: Vec<Relocation>,
