@@ -1,5 +1,7 @@
 //! One test binary.
 
 mod count;
+mod exact;
+mod round;
 mod foreign;
 mod pairs;
