@@ -3,5 +3,6 @@
 mod count;
 mod exact;
 mod round;
+mod flow;
 mod foreign;
 mod pairs;

@@ -55,7 +55,8 @@ impl Case {
         let mut random = Random::named(&self.name);
         let buffer = |a: &Value| {
             let number = Number::named(a["buffer"].as_str()?);
-            let shape: Vec<_> = a["shape"].as_array()?.iter().map(|x| x.as_u64().unwrap_or(0) as usize).collect();
+            let shape: Vec<_> =
+                a["shape"].as_array()?.iter().map(|x| x.as_u64().unwrap_or(0) as usize).collect();
             let fill = a["fill"].as_str()?;
             let n = shape.iter().product();
             let data = if fill == "poison" { vec![0.; n] } else { random.fill(number, fill, n) };
@@ -64,7 +65,12 @@ impl Case {
         self.args.iter().filter_map(buffer).collect()
     }
     /// Runs a text of the kernel; gives what was reported and the results, if it loads.
-    fn run(&self, ptx: &str, buffers: &[Buffer], options: Options) -> Result<(Report, Vec<Vec<f64>>), String> {
+    fn run(
+        &self,
+        ptx: &str,
+        buffers: &[Buffer],
+        options: Options,
+    ) -> Result<(Report, Vec<Vec<f64>>), String> {
         let mut m = Machine::new("h100", options)?;
         m.load(ptx).map_err(|e| e.to_string())?;
         let mut next = buffers.iter();

@@ -23,7 +23,8 @@ fn read(file: &str) -> String {
 }
 
 fn marked(file: &str, text: &str, first: u32) -> impl Iterator<Item = (String, u32)> {
-    let lines: Vec<_> = (first..).zip(text.lines()).filter(|(_, l)| l.ends_with("// <<")).map(|l| l.0).collect();
+    let lines: Vec<_> =
+        (first..).zip(text.lines()).filter(|(_, l)| l.ends_with("// <<")).map(|l| l.0).collect();
     lines.into_iter().map(move |l| (file.to_string(), l)).collect::<Vec<_>>().into_iter()
 }
 
@@ -42,7 +43,8 @@ fn pairs(file: &str) -> Vec<Pair> {
         let mut words = part.lines().next().unwrap_or("").split_whitespace().skip(2);
         let tool = words.next().expect("a tool").to_string();
         let settings = words.filter_map(|w| w.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
-        let name = part.split("KERNEL ").nth(1).and_then(|p| p.split('(').next()).expect("a kernel").to_string();
+        let name =
+            part.split("KERNEL ").nth(1).and_then(|p| p.split('(').next()).expect("a kernel").to_string();
         let lines = marked(file, part, line).chain(common.iter().cloned()).collect();
         Pair { name, tool, settings, lines }
     };
@@ -78,7 +80,13 @@ impl Pair {
         m.load(&read(&file.replace(".cu", &format!(".{twin}.ptx")))).expect("PTX of nvcc loads");
         let list = (!broken).then(|| self.settings.get("fixed")).flatten().or(self.settings.get("args"));
         let args: Vec<_> = list.expect("arguments").split(',').map(|w| Self::argument(&m, w)).collect();
-        m.launch(&self.name, self.number("grid", 1), self.number("block", 32), self.number("shared", 0), &args)
+        m.launch(
+            &self.name,
+            self.number("grid", 1),
+            self.number("block", 32),
+            self.number("shared", 0),
+            &args,
+        )
     }
     /// Whether a site is this kernel and one of the marked lines.
     fn here(&self, site: &Site) -> bool {
@@ -86,8 +94,13 @@ impl Pair {
     }
     /// Whether the right checker (for memcheck and synccheck: or the fault that hardware raises) names the place.
     fn caught(&self, r: &Report) -> bool {
-        let finding = r.findings.iter().any(|f| format!("{:?}", f.tool).eq_ignore_ascii_case(&self.tool) && self.here(&f.site));
-        finding || ["memcheck", "synccheck"].contains(&&*self.tool) && r.fault.as_ref().is_some_and(|(s, _)| self.here(s))
+        let finding = r
+            .findings
+            .iter()
+            .any(|f| format!("{:?}", f.tool).eq_ignore_ascii_case(&self.tool) && self.here(&f.site));
+        finding
+            || ["memcheck", "synccheck"].contains(&&*self.tool)
+                && r.fault.as_ref().is_some_and(|(s, _)| self.here(s))
     }
 }
 
@@ -104,7 +117,12 @@ fn check(file: &str) {
         for seed in [1, 2] {
             let broken = p.run(file, true, seed);
             if !p.caught(&broken) {
-                failures.push(format!("{} (seed {seed}) not caught by {}: {}", p.name, p.tool, said(&broken)));
+                failures.push(format!(
+                    "{} (seed {seed}) not caught by {}: {}",
+                    p.name,
+                    p.tool,
+                    said(&broken)
+                ));
             }
             let fixed = p.run(file, false, seed);
             if fixed.fault.is_some() || !fixed.findings.is_empty() {

@@ -24,7 +24,8 @@ fn mutants(case: &Case) -> Vec<Mutant> {
     let mut all = vec![];
     for (n, line) in lines.iter().enumerate().take(end).skip(first) {
         let mut change = |how: &str, with: &str| {
-            let text: Vec<_> = lines.iter().enumerate().map(|(i, l)| if i == n { with } else { *l }).collect();
+            let text: Vec<_> =
+                lines.iter().enumerate().map(|(i, l)| if i == n { with } else { *l }).collect();
             all.push(Mutant { name: format!("{} {} {how}", case.name, n + 1), ptx: text.join("\n") });
         };
         let code = line.trim();
@@ -77,7 +78,9 @@ fn sweep(step: usize, limit: Duration) -> (Vec<String>, usize) {
 /// At most one of twenty survives, and every survivor is listed with its reason.
 fn judge((survivors, count): (Vec<String>, usize)) {
     let text = read("survivors.txt");
-    let listed = |l: &str| l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string());
+    let listed = |l: &str| {
+        l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string())
+    };
     let known: HashSet<_> = text.lines().filter(|l| !l.starts_with('#')).filter_map(listed).collect();
     let unknown: Vec<_> = survivors.iter().filter(|s| !known.contains(*s)).collect();
     println!("{count} mutants, {} survive", survivors.len());

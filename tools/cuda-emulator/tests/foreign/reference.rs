@@ -77,7 +77,8 @@ pub fn compute(op: &Value, b: &[Buffer]) -> Expected {
         "matmul_gelu" => {
             let (m, n, k) = (size("m"), size("n"), size("k"));
             let one = |e: usize| {
-                let s = (0..k).fold((b[2].data[e % n], 0.), |s, l| add(s, x[e / n * k + l] * b[1].data[l * n + e % n]));
+                let s = (0..k)
+                    .fold((b[2].data[e % n], 0.), |s, l| add(s, x[e / n * k + l] * b[1].data[l * n + e % n]));
                 (0.5 * s.0 * (1. + erf(s.0 * std::f64::consts::FRAC_1_SQRT_2)), s.1)
             };
             vec![(0..m * n).map(one).collect()]
@@ -88,7 +89,8 @@ pub fn compute(op: &Value, b: &[Buffer]) -> Expected {
             for row in 0..size("heads") * t {
                 let head = row / t * t;
                 let end = if flag("causal") { row + 1 - head } else { t };
-                let dot = |j: usize| (0..d).map(|c| x[row * d + c] * b[1].data[(head + j) * d + c]).sum::<f64>();
+                let dot =
+                    |j: usize| (0..d).map(|c| x[row * d + c] * b[1].data[(head + j) * d + c]).sum::<f64>();
                 let p = softmax(&(0..end).map(|j| dot(j) * scale).collect::<Vec<_>>());
                 r.extend((0..d).map(|c| {
                     p.iter().enumerate().fold((0., 0.), |s, (j, p)| add(s, p * b[2].data[(head + j) * d + c]))
@@ -209,7 +211,13 @@ pub fn compute(op: &Value, b: &[Buffer]) -> Expected {
             let times = |f: f64| move |v: &f64| (Number::F32.round(v * f)).trunc();
             let to = |n: Number| own(x.iter().map(|&v| n.round(v)));
             let f8 = to(Number::E5m2);
-            vec![to(Number::F16), to(Number::Bf16), f8, own(x.iter().map(times(10.))), own(x.iter().map(times(1000.)))]
+            vec![
+                to(Number::F16),
+                to(Number::Bf16),
+                f8,
+                own(x.iter().map(times(10.))),
+                own(x.iter().map(times(1000.))),
+            ]
         }
         "functions" => {
             let one = |&v: &f64| match word("op") {
@@ -237,7 +245,8 @@ pub fn compute(op: &Value, b: &[Buffer]) -> Expected {
                 let (p, q) = (p as i32, q as i32);
                 let high = (u64::from(p as u32) * u64::from(q as u32) >> 32) as u32;
                 // Triton adds in the wider of two types, from the left.
-                let wide = i64::from(p) * i64::from(q) + i64::from(p / q) + i64::from((p % q).wrapping_mul(3));
+                let wide =
+                    i64::from(p) * i64::from(q) + i64::from(p / q) + i64::from((p % q).wrapping_mul(3));
                 (wide + i64::from(p >> (q & 15)) + i64::from(high)) as f64
             };
             vec![own(x.iter().zip(&b[1].data).map(one))]
@@ -267,5 +276,8 @@ fn numbers() {
     }
     assert_eq!(Number::E4m3.decode(&[0x38, 0x7E, 0xB8]), [1., 448., -1.]);
     assert_eq!(quantise(1. + f64::powi(2., -11), 11, -14), 1.);
-    assert!((erf(1.) - 0.842_700_792_949_714_9).abs() < 1e-15 && (erf(3.) - 0.999_977_909_503_001_4).abs() < 1e-15);
+    assert!(
+        (erf(1.) - 0.842_700_792_949_714_9).abs() < 1e-15
+            && (erf(3.) - 0.999_977_909_503_001_4).abs() < 1e-15
+    );
 }
