@@ -2,6 +2,7 @@
 
 mod mutation;
 mod number;
+mod redundant;
 mod reference;
 
 use inp_cuda_emulator::exec::launch::Report;

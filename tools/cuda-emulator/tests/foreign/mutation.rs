@@ -1,6 +1,8 @@
 //! Every barrier and every wait for copies of the foreign kernels, deleted or weakened one at a time: the checkers must
-//! speak, or a result be wrong under one of eight seeds. What survives is listed with the reason in `survivors.txt`.
+//! speak, or a result be wrong under one of eight seeds. Left out are mutants that are the same program (`redundant.rs`
+//! proves it); what survives else is listed with the reason in `survivors.txt`.
 
+use super::redundant::Flow;
 use super::{Buffer, Case, cases, complaint, read, reference};
 use inp_cuda_emulator::options::Options;
 use rayon::prelude::*;
@@ -12,6 +14,8 @@ struct Mutant {
     /// Case, line and change: `softmax_f32 41 delete`.
     name: String,
     ptx: String,
+    /// The same program, by proof.
+    same: bool,
 }
 
 /// All mutants of a case.
@@ -22,21 +26,21 @@ fn mutants(case: &Case) -> Vec<Mutant> {
     let first = lines.iter().position(|l| entry(l)).expect("the kernel");
     let end = lines[first..].iter().position(|l| *l == "}").expect("its end") + first;
     let mut all = vec![];
+    let flow = Flow::new(&lines[first..end]);
     for (n, line) in lines.iter().enumerate().take(end).skip(first) {
-        let mut change = |how: &str, with: &str| {
-            let text: Vec<_> =
-                lines.iter().enumerate().map(|(i, l)| if i == n { with } else { *l }).collect();
-            all.push(Mutant { name: format!("{} {} {how}", case.name, n + 1), ptx: text.join("\n") });
+        let mut change = |how: &str, weaker: Option<u32>| {
+            let with = weaker.map_or(String::new(), |n| format!("cp.async.wait_group {n};"));
+            let text: Vec<_> = lines.iter().enumerate().map(|(i, l)| if i == n { &with } else { *l }).collect();
+            let name = format!("{} {} {how}", case.name, n + 1);
+            all.push(Mutant { name, ptx: text.join("\n"), same: flow.redundant(n - first, weaker) });
         };
         let code = line.trim();
-        if code.starts_with("bar.sync") || code.starts_with("barrier.sync") {
-            change("delete", "");
-        } else if let Some(groups) = code.strip_prefix("cp.async.wait_group") {
+        if let Some(groups) = code.strip_prefix("cp.async.wait_group") {
             let groups: u32 = groups.trim().trim_end_matches(';').trim().parse().expect("a number of groups");
-            change("weaken", &format!("cp.async.wait_group {};", groups + 1));
-            change("delete", "");
-        } else if code.starts_with("cp.async.wait_all") {
-            change("delete", "");
+            change("weaken", Some(groups + 1));
+            change("delete", None);
+        } else if ["bar.sync", "barrier.sync", "cp.async.wait_all"].iter().any(|w| code.starts_with(w)) {
+            change("delete", None);
         }
     }
     all
@@ -58,8 +62,10 @@ fn sweep(step: usize, limit: Duration) -> (Vec<String>, usize) {
     let start = Instant::now();
     let all: Vec<_> = cases("triton.json").into_iter().chain(cases("cute.json")).collect();
     let each: Vec<_> = all.iter().flat_map(|c| mutants(c).into_iter().map(move |m| (c, m))).collect();
+    println!("{} of {} mutants are the same program", each.iter().filter(|m| m.1.same).count(), each.len());
     let tried: Vec<_> = each
         .into_iter()
+        .filter(|m| !m.1.same)
         .step_by(step)
         .collect::<Vec<_>>()
         .into_par_iter()
@@ -78,9 +84,7 @@ fn sweep(step: usize, limit: Duration) -> (Vec<String>, usize) {
 /// At most one of twenty survives, and every survivor is listed with its reason.
 fn judge((survivors, count): (Vec<String>, usize)) {
     let text = read("survivors.txt");
-    let listed = |l: &str| {
-        l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string())
-    };
+    let listed = |l: &str| l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string());
     let known: HashSet<_> = text.lines().filter(|l| !l.starts_with('#')).filter_map(listed).collect();
     let unknown: Vec<_> = survivors.iter().filter(|s| !known.contains(*s)).collect();
     println!("{count} mutants, {} survive", survivors.len());
