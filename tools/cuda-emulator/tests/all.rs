@@ -2,7 +2,7 @@
 
 mod count;
 mod exact;
-mod round;
 mod flow;
 mod foreign;
 mod pairs;
+mod round;

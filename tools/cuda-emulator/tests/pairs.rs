@@ -76,7 +76,9 @@ impl Pair {
     }
     fn run(&self, file: &str, broken: bool, seed: u64) -> Report {
         let twin = if broken { "broken" } else { "fixed" };
-        let mut m = Machine::new("h100", Options { seed: Some(seed), ..Options::all() }).expect("a machine");
+        let mut m =
+            Machine::new("h100", Options { seed: Some(seed), budget: Some(10_000_000), ..Options::all() })
+                .expect("a machine");
         m.load(&read(&file.replace(".cu", &format!(".{twin}.ptx")))).expect("PTX of nvcc loads");
         let list = (!broken).then(|| self.settings.get("fixed")).flatten().or(self.settings.get("args"));
         let args: Vec<_> = list.expect("arguments").split(',').map(|w| Self::argument(&m, w)).collect();

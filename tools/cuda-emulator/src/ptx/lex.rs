@@ -105,15 +105,19 @@ impl<'a> Lexer<'a> {
                 let bytes = self.rest().as_bytes();
                 let mut n = 1;
                 while n < bytes.len() && bytes[n] != b'"' && bytes[n] != b'\n' {
-                    n += if bytes[n] == b'\\' && bytes.get(n + 1).is_some_and(|&b| b != b'\n') { 2 } else { 1 };
+                    n += if bytes[n] == b'\\' && bytes.get(n + 1).is_some_and(|&b| b != b'\n') {
+                        2
+                    } else {
+                        1
+                    };
                 }
                 if bytes.get(n) != Some(&b'"') {
                     return Err(PtxError::new(self.line, "a string has no closing `\"` on its line"));
                 }
                 Tok::Str(&self.take(n + 1)[1..n])
             }
-            b'(' | b')' | b'{' | b'}' | b'[' | b']' | b',' | b';' | b':' | b'@' | b'+' | b'-' | b'*' | b'/'
-            | b'~' | b'?' | b'^' | b'!' | b'<' | b'>' | b'=' | b'&' | b'|' | b'.' => {
+            b'(' | b')' | b'{' | b'}' | b'[' | b']' | b',' | b';' | b':' | b'@' | b'+' | b'-' | b'*'
+            | b'/' | b'~' | b'?' | b'^' | b'!' | b'<' | b'>' | b'=' | b'&' | b'|' | b'.' => {
                 let two = matches!(
                     &[b, self.byte(1)],
                     b"<<" | b">>" | b"<=" | b">=" | b"==" | b"!=" | b"&&" | b"||"

@@ -30,7 +30,8 @@ fn mutants(case: &Case) -> Vec<Mutant> {
     for (n, line) in lines.iter().enumerate().take(end).skip(first) {
         let mut change = |how: &str, weaker: Option<u32>| {
             let with = weaker.map_or(String::new(), |n| format!("cp.async.wait_group {n};"));
-            let text: Vec<_> = lines.iter().enumerate().map(|(i, l)| if i == n { &with } else { *l }).collect();
+            let text: Vec<_> =
+                lines.iter().enumerate().map(|(i, l)| if i == n { &with } else { *l }).collect();
             let name = format!("{} {} {how}", case.name, n + 1);
             all.push(Mutant { name, ptx: text.join("\n"), same: flow.redundant(n - first, weaker) });
         };
@@ -49,7 +50,9 @@ fn mutants(case: &Case) -> Vec<Mutant> {
 /// Whether anything shows under some seed.
 fn killed(case: &Case, mutant: &Mutant, buffers: &[Buffer], expected: &[Vec<(f64, f64)>]) -> bool {
     (1..=8).any(|seed| {
-        let options = Options { seed: Some(seed), threads: Some(1), ..Options::all() };
+        // A mutant may never end; no case needs a tenth of the budget.
+        let options =
+            Options { seed: Some(seed), threads: Some(1), budget: Some(20_000_000), ..Options::all() };
         match case.run(&mutant.ptx, buffers, options) {
             Err(e) => panic!("{}: {e}", mutant.name),
             Ok((report, results)) => complaint(&report).is_some() || case.wrong(expected, &results).is_some(),
@@ -84,7 +87,9 @@ fn sweep(step: usize, limit: Duration) -> (Vec<String>, usize) {
 /// At most one of twenty survives, and every survivor is listed with its reason.
 fn judge((survivors, count): (Vec<String>, usize)) {
     let text = read("survivors.txt");
-    let listed = |l: &str| l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string());
+    let listed = |l: &str| {
+        l.split_once(": ").filter(|(_, reason)| reason.len() > 10).map(|(name, _)| name.to_string())
+    };
     let known: HashSet<_> = text.lines().filter(|l| !l.starts_with('#')).filter_map(listed).collect();
     let unknown: Vec<_> = survivors.iter().filter(|s| !known.contains(*s)).collect();
     println!("{count} mutants, {} survive", survivors.len());

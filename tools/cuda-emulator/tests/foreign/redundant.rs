@@ -37,7 +37,12 @@ fn does(op: &str, rest: &str) -> Does {
         _ if op.starts_with("cp.async") => Does::Access(SHARED_WRITE | GLOBAL_READ),
         _ if op.starts_with("ldmatrix") || op.starts_with("ld.shared") => Does::Access(SHARED_READ),
         _ if op.starts_with("ld.global") => Does::Access(GLOBAL_READ),
-        _ if ["ld.param", "ld.local", "ld.const", "st.local", "st.param"].iter().any(|p| op.starts_with(p)) => Does::Nothing,
+        _ if ["ld.param", "ld.local", "ld.const", "st.local", "st.param"]
+            .iter()
+            .any(|p| op.starts_with(p)) =>
+        {
+            Does::Nothing
+        }
         _ if writes(op) && op.contains(".shared") => Does::Access(SHARED_WRITE),
         _ if writes(op) && op.contains(".global") => Does::Access(GLOBAL_WRITE),
         _ if writes(op) || op.starts_with("ld") || op.starts_with("mbarrier") => Does::Access(15),
@@ -49,7 +54,8 @@ impl Flow {
     /// From the lines of one kernel's body.
     pub fn new(lines: &[&str]) -> Self {
         let label = |l: &&str| l.trim().strip_suffix(':').map(str::to_string);
-        let labels: HashMap<_, _> = lines.iter().enumerate().filter_map(|(i, l)| Some((label(l)?, i))).collect();
+        let labels: HashMap<_, _> =
+            lines.iter().enumerate().filter_map(|(i, l)| Some((label(l)?, i))).collect();
         let mut flow = Self { does: vec![], next: vec![] };
         for (i, line) in lines.iter().enumerate() {
             let code = line.trim().trim_start_matches('{').trim();
@@ -103,7 +109,8 @@ impl Flow {
             for i in 0..seen.len() {
                 for &n in &self.next[i] {
                     let (to, from, passing) = if forward { (n, i, i) } else { (i, n, n) };
-                    let through = if self.does[passing] == Does::Barrier { 0 } else { seen[from] | own(from) };
+                    let through =
+                        if self.does[passing] == Does::Barrier { 0 } else { seen[from] | own(from) };
                     let new = seen[to] | through;
                     again |= new != seen[to];
                     seen[to] = new;
@@ -116,8 +123,11 @@ impl Flow {
     pub fn redundant(&self, line: usize, weaker: Option<u32>) -> bool {
         if self.does[line] == Does::Barrier {
             let (before, after) = (self.accesses(true)[line], self.accesses(false)[line]);
-            let conflict = |write: u8, any: u8| before & write != 0 && after & any != 0 || after & write != 0 && before & any != 0;
-            return !conflict(SHARED_WRITE, SHARED_READ | SHARED_WRITE) && !conflict(GLOBAL_WRITE, GLOBAL_READ | GLOBAL_WRITE);
+            let conflict = |write: u8, any: u8| {
+                before & write != 0 && after & any != 0 || after & write != 0 && before & any != 0
+            };
+            return !conflict(SHARED_WRITE, SHARED_READ | SHARED_WRITE)
+                && !conflict(GLOBAL_WRITE, GLOBAL_READ | GLOBAL_WRITE);
         }
         let mut mutant = Self { does: self.does.clone(), next: self.next.clone() };
         mutant.does[line] = weaker.map_or(Does::Nothing, Does::Wait);

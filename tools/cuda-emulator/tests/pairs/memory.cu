@@ -44,7 +44,7 @@ KERNEL local_past(const float* x, float* y, int n) {
 // pair: memcheck block=15 args=in:64,out:64
 KERNEL misaligned_vector(const float* x, float* y) {
     float4 v = *(const float4*)(x + 4 * T + BROKEN); // <<
-    *(float4*)(y + 4 * T) = v;
+    *(float4*)(y + 4 * T) = v; // <<
 }
 
 // pair: memcheck block=16 args=in:64,out:32
@@ -53,7 +53,7 @@ KERNEL misaligned_shared(const float* x, float* y) {
     for (int i = T; i < 64; i += 16) s[i] = x[i];
     __syncthreads();
     float2 v = *(float2*)(s + 2 * T + BROKEN); // <<
-    *(float2*)(y + 2 * T) = v;
+    *(float2*)(y + 2 * T) = v; // <<
 }
 
 // pair: memcheck block=8 args=in:64,out:32
@@ -105,7 +105,7 @@ KERNEL async_source_past(const float* x, float* y) {
 
 // pair: memcheck block=64 args=bins:64,zero:7 fixed=bins:64,zero:8
 KERNEL atomic_past(const int* x, int* y) {
-    atomicAdd(&y[x[T]], 1); // <<
+    add(&y[x[T]], 1); // <<
 }
 
 // pair: memcheck block=32 args=in:32,zero:2048 fixed=in:32,zero:4096

@@ -19,3 +19,11 @@ __device__ __forceinline__ void mbarrier_arrive(unsigned long long* b) {
 __device__ __forceinline__ void mbarrier_wait(unsigned long long* b, int parity) {
     asm volatile("{ .reg .pred p; AGAIN: mbarrier.test_wait.parity.shared.b64 p, [%0], %1; @!p bra AGAIN; }" ::"r"((unsigned)__cvta_generic_to_shared(b)), "r"(parity) : "memory"); // <<
 }
+__device__ __forceinline__ int add(int* at, int x) {
+    int old;
+    asm volatile("atom.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(at), "r"(x) : "memory"); // <<
+    return old;
+}
+__device__ __forceinline__ void add(float* at, float x) {
+    asm volatile("red.add.f32 [%0], %1;" ::"l"(at), "f"(x) : "memory"); // <<
+}

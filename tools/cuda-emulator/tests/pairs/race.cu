@@ -127,7 +127,7 @@ KERNEL histogram_shared(const int* x, int* y) {
     if (T < 8) s[T] = 0;
     __syncthreads();
     if (BROKEN) s[x[T]]++; // <<
-    else atomicAdd(&s[x[T]], 1);
+    else add(&s[x[T]], 1);
     __syncthreads();
     if (T < 8) y[T] = s[T];
 }
@@ -135,7 +135,7 @@ KERNEL histogram_shared(const int* x, int* y) {
 // pair: racecheck grid=4 block=64 args=bins:256,zero:8
 KERNEL histogram_global(const int* x, int* y) {
     if (BROKEN) y[x[blockIdx.x * 64 + T]]++; // <<
-    else atomicAdd(&y[x[blockIdx.x * 64 + T]], 1);
+    else add(&y[x[blockIdx.x * 64 + T]], 1);
 }
 
 // pair: racecheck grid=2 block=32 args=in:32,zero:64
@@ -145,10 +145,10 @@ KERNEL between_blocks(const float* x, float* y) {
 }
 
 // pair: racecheck grid=8 block=1 args=in:8,out:8,zero:1,out:1
-KERNEL missing_fence(const float* x, float* part, unsigned* done, float* y) {
+KERNEL missing_fence(const float* x, float* part, int* done, float* y) {
     part[blockIdx.x] = x[blockIdx.x]; // <<
     if (!BROKEN) __threadfence();
-    if (atomicAdd(done, 1) == gridDim.x - 1) {
+    if (add(done, 1) == gridDim.x - 1) {
         if (!BROKEN) __threadfence();
         float sum = 0;
         for (int i = 0; i < gridDim.x; i++) sum += part[i]; // <<

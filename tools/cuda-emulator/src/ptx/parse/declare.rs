@@ -23,9 +23,18 @@ struct Kind {
 /// An element of an initial value.
 enum Value {
     Const(Const),
-    Address { symbol: String, addend: i64, generic: bool },
+    Address {
+        symbol: String,
+        addend: i64,
+        generic: bool,
+    },
     /// Byte `byte` of an address: `0xFF00(x)` is byte 1.
-    Byte { byte: u32, symbol: String, addend: i64, generic: bool },
+    Byte {
+        byte: u32,
+        symbol: String,
+        addend: i64,
+        generic: bool,
+    },
 }
 
 impl<'a> Parser<'a> {
@@ -42,12 +51,17 @@ impl<'a> Parser<'a> {
             let unsized_ = dims.first() == Some(&None);
             if self.tok == Tok::Sym("=") {
                 if !matches!(v.space, Space::Global | Space::Const) {
-                    return Err(self.error(format!("{name} is in {:?} memory, which has no initial values", v.space)));
+                    return Err(
+                        self.error(format!("{name} is in {:?} memory, which has no initial values", v.space))
+                    );
                 }
                 self.advance()?;
                 self.initial(&mut v, &dims, kind.lanes)?;
             } else if unsized_ && !(v.external || v.space == Space::Param) {
-                return Err(crate::error::PtxError::new(line, format!("{name} has neither a size nor initial values")));
+                return Err(crate::error::PtxError::new(
+                    line,
+                    format!("{name} has neither a size nor initial values"),
+                ));
             }
             all.push((name, v));
             if !self.accept(",")? {
@@ -119,7 +133,9 @@ impl<'a> Parser<'a> {
         while self.accept("[")? {
             let open = self.tok == Tok::Sym("]");
             if open && !dims.is_empty() || dims.len() == DIMENSIONS {
-                return Err(self.wanted("a dimension (only the first may be left out, and there are at most 16)"));
+                return Err(
+                    self.wanted("a dimension (only the first may be left out, and there are at most 16)")
+                );
             }
             dims.push(if open { None } else { Some(self.count("a dimension", VARIABLE)?) });
             self.expect("]")?;
@@ -167,7 +183,9 @@ impl<'a> Parser<'a> {
             } else {
                 let end = open.last().map_or(whole, |o| o.1);
                 if at + element > end {
-                    return Err(self.error(format!("{} has more initial values than room", Tok::Word(&v.name))));
+                    return Err(
+                        self.error(format!("{} has more initial values than room", Tok::Word(&v.name)))
+                    );
                 }
                 self.initialised += (at + element).saturating_sub(v.init.len() as u64);
                 if self.initialised > INITIALISED {
@@ -207,7 +225,9 @@ impl<'a> Parser<'a> {
                 Some(Const::Int(m, _)) if m != 0 => Some((m as u64).trailing_zeros() / 8),
                 _ => None,
             };
-            let same = |b: &u32| super::constant::number(s) == Some(Const::Int((0xffu64 << (8 * b)) as i64, *b == 7));
+            let same = |b: &u32| {
+                super::constant::number(s) == Some(Const::Int((0xffu64 << (8 * b)) as i64, *b == 7))
+            };
             let Some(byte) = byte.filter(same) else {
                 return Err(self.wanted("a mask of one byte such as 0xFF00"));
             };
@@ -268,7 +288,11 @@ impl<'a> Parser<'a> {
                     _ if byte == 0 && n == 1 => {
                         v.relocations.push(Relocation { offset: at, symbol, addend, generic, bytes: 1 });
                     }
-                    _ => return Err(self.error("the bytes of a masked address must follow each other from the lowest up")),
+                    _ => {
+                        return Err(self.error(
+                            "the bytes of a masked address must follow each other from the lowest up",
+                        ));
+                    }
                 }
                 return Ok(());
             }

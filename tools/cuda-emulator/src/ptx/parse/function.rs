@@ -86,7 +86,9 @@ impl<'a> Parser<'a> {
                     f.min_blocks = if word == "minnctapersm" { Some(n) } else { f.min_blocks };
                 }
                 "maxnreg" => f.max_registers = Some(self.count("a number of registers", most)? as u32),
-                "maxclusterrank" | "abi_preserve" | "abi_preserve_control" => drop(self.count("a number", most)?),
+                "maxclusterrank" | "abi_preserve" | "abi_preserve_control" => {
+                    drop(self.count("a number", most)?)
+                }
                 "explicitcluster" | "blocksareclusters" | "noreturn" | "unique" => {}
                 "attribute" => self.skip_group()?,
                 _ => return Err(self.error(format!("a function has no directive {}", Tok::Dot(word)))),

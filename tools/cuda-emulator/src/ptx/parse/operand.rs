@@ -140,7 +140,10 @@ impl<'a> Parser<'a> {
     }
 
     fn constant_operand(&mut self) -> Res<Operand> {
-        if !matches!(self.tok, Tok::Num(_) | Tok::Dot(_) | Tok::Word(_) | Tok::Sym("-" | "+" | "~" | "!" | "(")) {
+        if !matches!(
+            self.tok,
+            Tok::Num(_) | Tok::Dot(_) | Tok::Word(_) | Tok::Sym("-" | "+" | "~" | "!" | "(")
+        ) {
             return Err(self.wanted("an operand"));
         }
         Ok(match self.constant()? {
@@ -178,9 +181,10 @@ impl<'a> Parser<'a> {
                     return Ok(Operand::Vector(all.into_iter().map(Operand::Reg).collect()));
                 };
                 self.advance()?;
-                let n = ["x", "y", "z", "w"].iter().position(|p| *p == part).or_else(|| {
-                    ["r", "g", "b", "a"].iter().position(|p| *p == part)
-                });
+                let n = ["x", "y", "z", "w"]
+                    .iter()
+                    .position(|p| *p == part)
+                    .or_else(|| ["r", "g", "b", "a"].iter().position(|p| *p == part));
                 n.and_then(|n| all.get(n))
                     .map(|r| Operand::Reg(*r))
                     .ok_or_else(|| self.error(format!("{} has no part {}", Tok::Word(name), Tok::Dot(part))))
@@ -188,15 +192,14 @@ impl<'a> Parser<'a> {
             Some(Bind::Variable(name)) => Ok(Operand::Symbol(name, 0)),
             None => match name.strip_prefix('%') {
                 Some(s) if special(s) => {
-                    if let (true, Tok::Dot(part @ ("x" | "y" | "z" | "w"))) = (VECTORS.contains(&s), self.tok) {
+                    if let (true, Tok::Dot(part @ ("x" | "y" | "z" | "w"))) = (VECTORS.contains(&s), self.tok)
+                    {
                         self.advance()?;
                         return Ok(Operand::Special(format!("{s}.{part}")));
                     }
                     Ok(Operand::Special(s.to_string()))
                 }
-                Some(_) => {
-                    Err(PtxError::new(line, format!("register {} is not declared", Tok::Word(name))))
-                }
+                Some(_) => Err(PtxError::new(line, format!("register {} is not declared", Tok::Word(name)))),
                 None => {
                     b.refer(Ref { name, line, place: Place::Instr(b.f.body.len()) });
                     Ok(Operand::Symbol(name.to_string(), 0))
