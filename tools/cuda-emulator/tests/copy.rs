@@ -50,7 +50,9 @@ fn a_waited_copy_is_there() {
 
 #[test]
 fn the_rest_of_a_short_source_is_zero() {
-    let body = |size: &str| format!("cp.async.ca.shared.global [%r3], [%rd4], 16, {size};\ncp.async.wait_all;\n{READ}");
+    let body = |size: &str| {
+        format!("cp.async.ca.shared.global [%r3], [%rd4], 16, {size};\ncp.async.wait_all;\n{READ}")
+    };
     right(&body("0"), |_| 0);
     right(&body("8"), |n| if n % 4 < 2 { n } else { 0 });
     let odd = format!("and.b32 %r5, %r1, 1;\nshl.b32 %r5, %r5, 4;\n{}", body("%r5"));

@@ -40,7 +40,12 @@ fn a_phase_ends_with_the_last_arrival() {
          mbarrier.arrive.noComplete.shared.b64 %rd7, [bar], 1;\nmbarrier.pending_count.b64 %r5, %rd7;\n\
          st.global.u32 [%rd1+8], %r5;\n{parity}{}{odd}{}mbarrier.arrive.release.cta.shared.b64 _, [bar];\n\
          {test}{}{parity}{}{odd}{}mbarrier.inval.shared.b64 [bar];",
-        show(1), show(3), show(4), show(5), show(6), show(7)
+        show(1),
+        show(3),
+        show(4),
+        show(5),
+        show(6),
+        show(7)
     );
     assert_eq!(sequence(&body, 8), [3, 0, 2, 0, 1, 1, 1, 0]);
 }
@@ -55,7 +60,10 @@ fn transactions_hold_a_phase_open() {
          mbarrier.complete_tx.relaxed.cta.shared.b64 [bar], 8;\n\
          mbarrier.expect_tx.relaxed.cta.shared.b64 [bar], 8;\nmbarrier.arrive.shared.b64 %rd6, [bar];\n\
          mbarrier.test_wait.parity.shared.b64 %p2, [bar], 1;\n{}",
-        show(0), show(1), show(2), show(3)
+        show(0),
+        show(1),
+        show(2),
+        show(3)
     );
     assert_eq!(sequence(&body, 4), [0, 0, 1, 1]);
 }
@@ -66,7 +74,8 @@ fn a_drop_lasts() {
         "mbarrier.init.shared.b64 [bar], 2;\nmbarrier.arrive_drop.shared.b64 %rd6, [bar];\n\
          mbarrier.arrive.shared.b64 %rd6, [bar];\nmbarrier.test_wait.parity.shared.b64 %p2, [bar], 0;\n{}\
          mbarrier.arrive.shared.b64 %rd6, [bar];\nmbarrier.test_wait.parity.shared.b64 %p2, [bar], 1;\n{}",
-        show(0), show(1)
+        show(0),
+        show(1)
     );
     assert_eq!(sequence(&body, 2), [1, 1]);
 }

@@ -38,10 +38,7 @@ fn narrow_loads_extend_by_their_sign() {
         st.global.b64 [%rd1+24], %rd3;\nld.global.s32 %rd3, [%rd2+4];\nst.global.b64 [%rd1+32], %rd3;\n\
         st.global.u8 [%rd1+40], %rd3;";
     let got = one(body, &[0x8000_0001_0000_80f1], 6);
-    assert_eq!(
-        got,
-        [0xf1_ffff_fff1, 0xffff_ffff_ffff_80f1, 0xfff1, 0x80f1, 0xffff_ffff_8000_0001, 1]
-    );
+    assert_eq!(got, [0xf1_ffff_fff1, 0xffff_ffff_ffff_80f1, 0xfff1, 0x80f1, 0xffff_ffff_8000_0001, 1]);
 }
 
 #[test]
@@ -75,7 +72,9 @@ fn vectors_of_every_width() {
         ("v4", "b64", "rd", 4),
         ("v2", "f64", "fd", 2),
     ] {
-        let regs: Vec<String> = (2..2 + count).map(|n| if file == "rd" { format!("%rd{}", n + 20) } else { format!("%{file}{n}") }).collect();
+        let regs: Vec<String> = (2..2 + count)
+            .map(|n| if file == "rd" { format!("%rd{}", n + 20) } else { format!("%{file}{n}") })
+            .collect();
         let regs = regs.join(",");
         let bytes = match ty {
             "u8" => 1,

@@ -26,7 +26,10 @@ fn kernel(spelling: &str, counts: [usize; 4], bytes: usize) -> String {
     for (n, name) in ["d", "a", "b", "c"].iter().enumerate() {
         let regs: Vec<String> = (0..counts[n]).map(|k| format!("{file}{}", next + k)).collect();
         next += counts[n];
-        text += &format!("ld.param.u64 %rd{n}, [{name}];\nmad.wide.u32 %rd{n}, %r1, {}, %rd{n};\n", counts[n] * bytes);
+        text += &format!(
+            "ld.param.u64 %rd{n}, [{name}];\nmad.wide.u32 %rd{n}, %r1, {}, %rd{n};\n",
+            counts[n] * bytes
+        );
         if n > 0 {
             for (k, r) in regs.iter().enumerate() {
                 text += &format!("ld.global.{ty} {r}, [%rd{n}+{}];\n", k * bytes);
@@ -184,7 +187,13 @@ fn draw(ty: &str, r: &mut Draw) -> u64 {
         "f16" => half::f16::from_f64(unit).to_bits().into(),
         "bf16" => half::bf16::from_f64(unit).to_bits().into(),
         "tf32" | "f32" => (unit as f32).to_bits(),
-        "e4m3" => if x & 0x7f == 0x7f { x & 0x80 } else { x & 0xff },
+        "e4m3" => {
+            if x & 0x7f == 0x7f {
+                x & 0x80
+            } else {
+                x & 0xff
+            }
+        }
         "e5m2" => x & if x & 0x7c == 0x7c { 0xbb } else { 0xff },
         "s8" | "u8" => x & 0xff,
         "s4" | "u4" => x & 15,
@@ -200,7 +209,10 @@ fn check(spelling: &str) {
     let types: Vec<&str> = words
         .iter()
         .copied()
-        .filter(|t| ["f16", "bf16", "tf32", "f32", "f64", "e4m3", "e5m2", "s8", "u8", "s4", "u4", "b1", "s32"].contains(t))
+        .filter(|t| {
+            ["f16", "bf16", "tf32", "f32", "f64", "e4m3", "e5m2", "s8", "u8", "s4", "u4", "b1", "s32"]
+                .contains(t)
+        })
         .collect();
     let [td, ta, tb, tc] = types[..] else { panic!("{spelling}") };
     let bits = |t: &str| match t {
