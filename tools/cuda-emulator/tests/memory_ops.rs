@@ -135,7 +135,7 @@ fn atomics_do_what_their_names_say() {
     ];
     for (op, old, b, new) in cases {
         let (reg, load) = match &op[op.rfind('.').unwrap() + 1..] {
-            "u64" | "b64" | "f64" => (["%rd3", "%rd4"], "b64"),
+            "u64" | "s64" | "b64" | "f64" => (["%rd3", "%rd4"], "b64"),
             "f16" | "bf16" => (["%h3", "%h4"], "b16"),
             _ => (["%r3", "%r4"], "b32"),
         };
@@ -197,7 +197,7 @@ fn atomics_of_many_blocks() {
 fn lanes_at_one_address_go_in_order() {
     let body = "atom.shared.exch.b32 %r2, [s], %r1;\nmul.wide.u32 %rd3, %r1, 4;\nadd.s64 %rd4, %rd1, %rd3;\n\
         st.global.u32 [%rd4], %r2;";
-    let m = machine(&format!("st.shared.u32 [s], 99;\nbar.warp.sync -1;\n{body}"));
+    let m = machine(&format!("st.shared.u32 [s], 99;\nbar.sync 0;\n{body}"));
     let (a, d) = (m.upload(&[0u32]), m.upload(&[0u32; 32]));
     run(&m, 1, 32, d, a).ok();
     let want: Vec<u32> = std::iter::once(99).chain(0..31).collect();
