@@ -141,6 +141,7 @@ impl Launch {
             objects: HashMap::new(),
             known: [(1, 0); 4],
             findings: Findings::new(),
+            doubts: vec![],
             launch: self.clone(),
         })
     }
@@ -193,6 +194,7 @@ pub struct Block {
     /// Allocations met last: first byte and end.
     known: [(u64, u64); 4],
     findings: Findings,
+    doubts: Vec<Doubt>,
 }
 
 impl Drop for Block {
@@ -215,6 +217,31 @@ impl Drop for Block {
     }
 }
 
+/// How two writes collide.
+pub(crate) const TWO_WRITES: &str = "two writes that nothing orders";
+
+/// A race that is none if memory does not change.
+struct Doubt {
+    id: Id,
+    thread: u32,
+    space: Space,
+    address: u64,
+    host: *const u8,
+    size: usize,
+    before: [u8; 32],
+    party: Party,
+}
+// SAFETY: the pointer is read by whichever worker runs the block, one at a time.
+unsafe impl Send for Doubt {}
+
+/// SAFETY: `size` bytes (32 at most) may be read.
+unsafe fn bytes(host: *const u8, size: usize) -> [u8; 32] {
+    let mut b = [0; 32];
+    // SAFETY: the caller's; the destination has 32.
+    unsafe { std::ptr::copy_nonoverlapping(host, b.as_mut_ptr(), size) };
+    b
+}
+
 /// A party to a race, found in a shadow. Opaque outside of the checkers.
 pub struct Party {
     id: Id,
@@ -228,6 +255,9 @@ impl Block {
     /// An instruction begins; what follows is its doing. `index` is its place in the function `function`.
     #[inline(always)]
     pub fn at(&mut self, function: u32, index: u32, _warp: u32) {
+        if !self.doubts.is_empty() {
+            self.settle();
+        }
         self.now = self.launch.bases[function as usize] + index;
     }
 
@@ -246,6 +276,38 @@ impl Block {
         self.findings.entry(key).or_insert_with(new).times += 1;
     }
 
+    /// Writes over writes that nothing orders are harmless when both wrote the same (threads that hold copies of a value
+    /// store it more than once): now that the instruction is done, memory tells.
+    fn settle(&mut self) {
+        for d in std::mem::take(&mut self.doubts) {
+            // SAFETY: the bytes passed the checks of the access one instruction ago; neither the block's shared memory nor
+            // an allocation in use goes away in between.
+            let now = unsafe { bytes(d.host, d.size) };
+            if now != d.before {
+                self.now = d.id;
+                self.race(d.thread, d.space, d.address, d.party);
+            }
+        }
+    }
+    /// A race, or the doubt of one.
+    fn suspect(
+        &mut self,
+        thread: u32,
+        space: Space,
+        a: &Access,
+        address: u64,
+        host: *const u8,
+        party: Party,
+    ) {
+        if a.kind != Kind::Write || party.how != TWO_WRITES {
+            return self.race(thread, space, address, party);
+        }
+        let size = a.bytes.min(32) as usize;
+        // SAFETY: the access passed hardware's checks.
+        let before = unsafe { bytes(host, size) };
+        self.doubts.push(Doubt { id: self.now, thread, space, address, host, size, before, party });
+    }
+
     fn race(&mut self, thread: u32, space: Space, address: u64, p: Party) {
         let [x, y, _] = self.launch.grid;
         let block = [p.block % x, p.block / x % y, p.block / x / y];
@@ -256,16 +318,24 @@ impl Block {
 
     /// An access that passed hardware's own checks: `resolved[lane]` is the host address of global bytes or the offset in
     /// shared (or local) memory, all in one space (the executor splits generic accesses that are not).
-    pub fn access(&mut self, memory: &Memory, warp: u32, a: &Access, space: Space, resolved: &[u64; 32]) {
+    pub fn access(
+        &mut self,
+        memory: &Memory,
+        shared: &[u8],
+        warp: u32,
+        a: &Access,
+        space: Space,
+        resolved: &[u64; 32],
+    ) {
         match space {
-            Space::Shared => self.shared_access(warp, a, resolved),
+            Space::Shared => self.shared_access(shared, warp, a, resolved),
             Space::Local => self.local_access(warp, a, resolved),
             Space::Global | Space::Const | Space::Generic => self.global_access(memory, warp, a, resolved),
             Space::Param => {}
         }
     }
 
-    fn shared_access(&mut self, warp: u32, a: &Access, resolved: &[u64; 32]) {
+    fn shared_access(&mut self, shared: &[u8], warp: u32, a: &Access, resolved: &[u64; 32]) {
         let options = (self.launch.options.racecheck, self.launch.options.initcheck);
         for lane in lanes(a.mask) {
             let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
@@ -278,7 +348,8 @@ impl Block {
                     let party = self.shared.race(&self.clocks, self.now, thread, a, at);
                     if let Some(mut p) = party {
                         p.block = self.linear;
-                        self.race(thread, Space::Shared, at, p);
+                        let host = shared.as_ptr().wrapping_add(at as usize);
+                        self.suspect(thread, Space::Shared, a, at, host, p);
                         raced = true;
                     }
                 }
@@ -358,7 +429,7 @@ impl Block {
                 }
                 let me = global::Me { launch: self.launch.number, block: self.linear, thread, id: self.now };
                 if let Some(p) = shadow.race(&self.clocks, me, a, at) {
-                    self.race(thread, Space::Global, at, p);
+                    self.suspect(thread, Space::Global, a, at, at as *const u8, p);
                 }
             }
         }

@@ -154,7 +154,7 @@ impl Shadow {
             if found.is_none() {
                 if clash(&written) {
                     let how = if writes {
-                        "two writes that nothing orders"
+                        super::TWO_WRITES
                     } else {
                         "a read and an earlier write that nothing orders"
                     };

@@ -83,7 +83,7 @@ impl Shadow {
                 if clash(&cell.write) {
                     let how = match (cell.write.flying, writes) {
                         (true, _) => "an asynchronous copy has not been waited for",
-                        (_, true) => "two writes that nothing orders",
+                        (_, true) => super::TWO_WRITES,
                         _ => "a read and an earlier write that nothing orders",
                     };
                     found = Some(hit(&cell.write, how));

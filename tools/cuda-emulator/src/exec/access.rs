@@ -183,7 +183,7 @@ impl Cta<'_> {
             c.access(a, space, resolved);
         }
         if let Some(c) = &mut self.check {
-            c.access(self.launch.memory, w.id, a, space, resolved);
+            c.access(self.launch.memory, &self.shared, w.id, a, space, resolved);
         }
     }
 

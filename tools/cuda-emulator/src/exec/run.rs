@@ -4,7 +4,7 @@ use super::block::{Block, End};
 use super::launch::{Launch, Report};
 use crate::check;
 use crate::count::Counters;
-use crate::error::{Fault, Site};
+use crate::error::{Code, Fault, Site};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,9 +88,17 @@ impl Launch<'_> {
         if !printed.is_empty() {
             print!("{printed}");
         }
+        let mut findings = grid.checks.map_or(vec![], |c| c.finish(self.program, &code.name));
+        if self.options.memcheck
+            && let Some((_, site, f)) = &done.fault
+            && matches!(f.code, Code::IllegalAddress | Code::MisalignedAddress)
+        {
+            let (tool, what) = (check::Tool::Memcheck, f.what.clone());
+            findings.push(check::Finding { tool, what, site: site.clone(), other: None, times: 1 });
+        }
         Report {
             counters: done.counters,
-            findings: grid.checks.map_or(vec![], |c| c.finish(self.program, &code.name)),
+            findings,
             fault: done.fault.map(|(_, site, fault)| (site, fault)),
             printed,
         }

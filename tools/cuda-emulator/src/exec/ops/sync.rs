@@ -8,7 +8,7 @@ use crate::ptx::ast::{Instr, Operand, Type};
 /// Decodes block barriers and fences.
 pub fn decode(s: &Scope, i: &Instr) -> Decoded {
     match i.op.as_str() {
-        "bar" if i.has("warp") => Ok(None),
+        "bar" if i.has("warp") => warp_barrier(s, i),
         "barrier" if i.has("cluster") => {
             // A cluster of one block: what the barrier waits for is the block.
             let wait = !i.has("arrive");
@@ -33,6 +33,36 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         }
         _ => Ok(None),
     }
+}
+
+/// `bar.warp.sync members`: waits until all of them that are left have come here.
+fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
+    let members = s.src32(i, s.operand(i, 0)?, Type::B32)?;
+    let exec: Exec = Box::new(move |w, cta, m| {
+        let masks = members.get(w).0;
+        let (mut left, mut missing) = (m, 0);
+        while left != 0 {
+            let lane = left.trailing_zeros();
+            let named = masks[lane as usize];
+            if named >> lane & 1 == 0 {
+                cta.misuse(w, Some(lane), || format!("the members {named:#010x} leave out the lane itself"));
+            }
+            missing |= named & w.alive & !m;
+            left &= !named & !(1 << lane);
+        }
+        if missing != 0 {
+            return Ok(Flow::Again);
+        }
+        let mut left = m;
+        while left != 0 {
+            let lane = left.trailing_zeros();
+            let group = (masks[lane as usize] & m) | 1 << lane;
+            cta.warp_barrier(w, group);
+            left &= !group;
+        }
+        Ok(Flow::Next)
+    });
+    Ok(Some((exec, Class::Barrier)))
 }
 
 /// The barrier that stands for a cluster's: outside of the sixteen that programs name.
