@@ -1,12 +1,19 @@
 //! One test binary.
 
+mod alu;
 mod copy;
 mod count;
+mod cvt;
 mod exact;
+mod float;
 mod flow;
 mod foreign;
+mod half;
+mod int;
 mod mbarrier;
 mod memory_ops;
 mod pairs;
 mod round;
+mod select;
 mod tensor;
+mod warpops;

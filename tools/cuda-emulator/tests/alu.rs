@@ -90,3 +90,18 @@ pub fn check(m: &mut Machine, code: &str, out: u32, ins: &[u32], signed: bool, f
         f(&v) as u64 & mask(out)
     });
 }
+/// Runs on columns and asks of each row whether the result is acceptable.
+#[track_caller]
+pub fn accept(
+    m: &mut Machine,
+    code: &str,
+    out: u32,
+    columns: &[(u32, Vec<u64>)],
+    ok: impl Fn(&[u64], u64) -> bool,
+) {
+    let got = eval(m, code, out, columns);
+    for (n, &got) in got.iter().enumerate() {
+        let row: Vec<u64> = columns.iter().map(|c| c.1[n]).collect();
+        assert!(ok(&row, got), "{code} of {row:x?}: {got:#x}");
+    }
+}

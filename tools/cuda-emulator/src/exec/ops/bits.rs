@@ -63,7 +63,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         }
         _ => return Ok(None),
     };
-    done(e, if i.op == "mov" { Class::Move } else { Class::Integer })
+    done(i, e, if i.op == "mov" { Class::Move } else { Class::Integer })
 }
 
 /// `.clamp` or `.wrap`.

@@ -26,7 +26,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
             _ => unsupported(i),
         }
     };
-    done(e, Class::Convert)
+    done(i, e, Class::Convert)
 }
 
 fn is_float(t: Type) -> bool {

@@ -37,7 +37,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         _ => return Ok(None),
     };
     let special = matches!(op, "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh");
-    done(e, if special { Class::Special } else { Class::Float })
+    done(i, e, if special { Class::Special } else { Class::Float })
 }
 
 /// Whether a rounding direction is written.
@@ -236,7 +236,7 @@ pub(super) fn tanh(x: f32) -> f32 {
     let y = f64::from(x);
     let e = wide_exp2(y * (2. * std::f64::consts::LOG2_E));
     let r = (1. - 2. / (e + 1.)) as f32;
-    let small = (y - y * y * y / 3.) as f32;
+    let small = (y * (1. - y * y / 3.)) as f32;
     if x.abs() < 1e-3 { small } else { r }
 }
 
@@ -302,5 +302,5 @@ fn double(s: &Scope, i: &Instr) -> Decoded {
         }
         _ => return Ok(None),
     };
-    done(e, Class::Double)
+    done(i, e, Class::Double)
 }

@@ -21,7 +21,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         _ => return Ok(None),
     };
     match e {
-        Some(e) => done(e, Class::Half),
+        Some(e) => done(i, e, Class::Half),
         None => Ok(None),
     }
 }
@@ -148,7 +148,6 @@ fn arithmetic<N: Narrow, const PAIR: bool>(s: &Scope, i: &Instr) -> Option<Made>
         "sub" => lift2::<PAIR>(s, i, move |a, b| l.close::<N>(l.open::<N>(a) - l.open::<N>(b))),
         "mul" if exact => lift2::<PAIR>(s, i, move |a, b| l.close::<N>(l.open::<N>(a) * l.open::<N>(b))),
         "mul" => lift2::<PAIR>(s, i, move |a, b| l.close::<N>(product(l.open::<N>(a), l.open::<N>(b)))),
-        "fma" if i.has("oob") => unsupported(i),
         "fma" => lift3::<PAIR>(s, i, move |a, b, c| {
             l.close::<N>(fused(l.open::<N>(a), l.open::<N>(b), l.open::<N>(c)))
         }),

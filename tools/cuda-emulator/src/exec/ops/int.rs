@@ -36,7 +36,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         "dp4a" | "dp2a" => dot(s, i),
         _ => return Ok(None),
     };
-    done(e, Class::Integer)
+    done(i, e, Class::Integer)
 }
 
 /// `d = f(a, b)` on both halves.

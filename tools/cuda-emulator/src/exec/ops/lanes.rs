@@ -312,7 +312,44 @@ macro_rules! by_int {
 }
 pub(super) use by_int;
 
-/// What a family answers for an instruction of its own.
-pub(super) fn done(e: Made, class: crate::exec::Class) -> crate::exec::decode::Decoded {
-    e.map(|e| Some((e, class)))
+/// What a family answers for an instruction of its own: its work, if every word of it is known.
+pub(super) fn done(i: &Instr, e: Made, class: crate::exec::Class) -> crate::exec::decode::Decoded {
+    let words = modifiers(&i.op);
+    let known = |m: &str| Type::named(m).is_some() || words.split(' ').any(|w| w == m);
+    match i.mods.iter().find(|m| !known(m.split("::").next().unwrap_or(m))) {
+        Some(m) => Err(wrong(i, format!("the modifier .{m} is not known"))),
+        None => e.map(|e| Some((e, class))),
+    }
+}
+
+/// The modifiers, besides types, that an operation may have.
+fn modifiers(op: &str) -> &'static str {
+    match op {
+        "add" | "sub" => "sat cc rn rz rm rp ftz",
+        "addc" | "subc" => "cc",
+        "mul" => "lo hi wide sat rn rz rm rp ftz",
+        "mad" | "fma" => "lo hi wide cc sat rn rz rm rp ftz relu",
+        "madc" => "lo hi cc",
+        "mul24" | "mad24" | "dp2a" => "lo hi sat",
+        "div" => "approx full rn rz rm rp ftz",
+        "min" | "max" => "ftz NaN xorsign abs relu",
+        "abs" | "neg" | "slct" => "ftz",
+        "shf" => "l r clamp wrap",
+        "bmsk" | "szext" => "clamp wrap",
+        "lop3" => "or and",
+        "prmt" => "f4e b4e rc8 ecl ecr rc16",
+        "bfind" => "shiftamt",
+        "cvta" | "isspacep" => "to global const shared local param",
+        "set" | "setp" => "eq ne lt le gt ge lo ls hi hs equ neu ltu leu gtu geu num nan and or xor ftz",
+        "rcp" | "sqrt" => "approx rn rz rm rp ftz",
+        "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => "approx ftz",
+        "testp" => "finite infinite number notanumber normal subnormal",
+        "cvt" => "rn rz rm rp rna rni rzi rmi rpi ftz sat relu satfinite pack u4 s4 u2 s2",
+        "shfl" => "sync up down bfly idx",
+        "vote" => "sync all any uni ballot",
+        "match" => "sync any all",
+        "redux" => "sync add min max and or xor abs NaN",
+        "elect" => "sync",
+        _ => "",
+    }
 }

@@ -14,7 +14,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         "isspacep" => isspacep(s, i),
         _ => return Ok(None),
     };
-    done(e, Class::Move)
+    done(i, e, Class::Move)
 }
 
 /// An element of a vector.

@@ -41,7 +41,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         }
         _ => return Ok(None),
     };
-    done(e, Class::Compare)
+    done(i, e, Class::Compare)
 }
 fn at_least_zero(c: f32, flushed: bool) -> bool {
     (if flushed { flush(c) } else { c }) >= 0.

@@ -31,7 +31,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         "elect" => elect(s, i),
         _ => return Ok(None),
     };
-    done(e, Class::WarpExchange)
+    done(i, e, Class::WarpExchange)
 }
 
 /// The member mask; the older forms without `.sync` take the lanes that are there.
