@@ -1,0 +1,114 @@
+//! The device: one, as `gpus.json` describes it.
+
+use super::state::driver;
+use super::{api, put};
+use crate::error::Code;
+use crate::gpu::Gpu;
+
+/// What the driver says it is: CUDA 13.0.
+const VERSION: i32 = 13000;
+
+fn gpu(dev: i32) -> Result<&'static Gpu, Code> {
+    let d = driver()?;
+    if dev == 0 { Ok(&d.gpu) } else { Err(Code::InvalidDevice) }
+}
+/// An attribute by its number in `CUdevice_attribute`; those that say nothing about a compute kernel are 0.
+fn attribute(g: &Gpu, a: u32) -> Result<i32, Code> {
+    Ok(match a {
+        1 | 2 | 3 => 1024,
+        4 => 64,
+        5 => i32::MAX,
+        6 | 7 => 65535,
+        8 => 48 << 10,
+        9 => 64 << 10,
+        10 => 32,
+        11 => i32::MAX,
+        12 | 82 => g.registers as i32,
+        13 => g.clock as i32,
+        14 | 30 => 512,
+        16 => g.multiprocessors as i32,
+        18 => g.integrated as i32,
+        // Overlap, mapped host memory, concurrent kernels, unified addressing, priorities, L1, managed, preemption, host
+        // registration, cooperative launch, pools.
+        15 | 19 | 31 | 41 | 78 | 79 | 80 | 83 | 89 | 90 | 91 | 95 | 99 | 115 => 1,
+        36 => g.memory_clock as i32,
+        37 => g.bus as i32,
+        38 => g.l2 as i32,
+        39 => g.threads as i32,
+        40 => 3,
+        51 => 32,
+        75 => g.capability.0 as i32,
+        76 => g.capability.1 as i32,
+        81 => g.shared_per_multiprocessor as i32,
+        87 => if g.capability.0 == 9 || g.capability == (8, 0) { 2 } else { 64 },
+        97 => g.shared_per_block as i32,
+        106 => g.blocks as i32,
+        111 => super::occupancy::RESERVED_SHARED as i32,
+        120 => (g.capability.0 >= 9) as i32,
+        1..=160 => 0,
+        _ => return Err(Code::InvalidValue),
+    })
+}
+fn uuid(out: *mut [u8; 16], dev: i32) -> Result<(), Code> {
+    let mut id = *b"emulated\0\0\0\0\0\0\0\0";
+    for (to, from) in id[8..].iter_mut().zip(gpu(dev)?.name.bytes()) {
+        *to = from;
+    }
+    put(out, id)
+}
+
+api! {
+    fn cuDriverGetVersion(out: *mut i32) {
+        put(out, VERSION)
+    }
+    fn cuDeviceGet(out: *mut i32, ordinal: i32) {
+        gpu(ordinal)?;
+        put(out, ordinal)
+    }
+    fn cuDeviceGetCount(out: *mut i32) {
+        driver()?;
+        put(out, 1)
+    }
+    fn cuDeviceGetName(out: *mut std::ffi::c_char, room: i32, dev: i32) {
+        let name = gpu(dev)?.product.as_bytes();
+        if out.is_null() || room < 1 {
+            return Err(Code::InvalidValue);
+        }
+        let n = name.len().min(room as usize - 1);
+        // SAFETY: the caller says that `room` bytes can be written.
+        unsafe {
+            std::ptr::copy_nonoverlapping(name.as_ptr(), out.cast(), n);
+            out.add(n).write(0);
+        }
+        Ok(())
+    }
+    fn cuDeviceGetUuid(out: *mut [u8; 16], dev: i32) {
+        uuid(out, dev)
+    }
+    fn cuDeviceGetUuid_v2(out: *mut [u8; 16], dev: i32) {
+        uuid(out, dev)
+    }
+    fn cuDeviceTotalMem_v2(out: *mut usize, dev: i32) {
+        put(out, gpu(dev)?.memory as usize)
+    }
+    fn cuDeviceGetAttribute(out: *mut i32, which: u32, dev: i32) {
+        put(out, attribute(gpu(dev)?, which)?)
+    }
+    fn cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, dev: i32) {
+        let g = gpu(dev)?;
+        put(major, g.capability.0 as i32)?;
+        put(minor, g.capability.1 as i32)
+    }
+    fn cuDeviceGetPCIBusId(out: *mut std::ffi::c_char, room: i32, dev: i32) {
+        gpu(dev)?;
+        if room < 13 {
+            return Err(Code::InvalidValue);
+        }
+        put(out.cast(), *b"0000:00:00.0\0")
+    }
+    fn cuDeviceCanAccessPeer(out: *mut i32, dev: i32, peer: i32) {
+        gpu(dev)?;
+        gpu(peer)?;
+        put(out, 0)
+    }
+}

@@ -1,0 +1,72 @@
+//! Memory pools: attributes are kept; the memory itself comes from the device.
+
+use super::state::{context, driver, fresh, lock};
+use super::{Handle, api, get, put};
+use crate::error::Code;
+use std::sync::{Arc, Mutex};
+
+/// A pool: its eight attributes.
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<[u64; 9]>);
+
+const DEFAULT: usize = 16;
+fn pool(h: Handle) -> Result<Arc<Pool>, Code> {
+    let t = &driver()?.pools;
+    if h as usize == DEFAULT && t.get(h).is_none() {
+        t.insert(DEFAULT, Arc::default());
+    }
+    t.get(h).ok_or(Code::InvalidValue)
+}
+fn only(dev: i32) -> Result<(), Code> {
+    driver()?;
+    if dev == 0 { Ok(()) } else { Err(Code::InvalidDevice) }
+}
+
+api! {
+    fn cuDeviceGetDefaultMemPool(out: *mut Handle, dev: i32) {
+        only(dev)?;
+        put(out, DEFAULT as Handle)
+    }
+    fn cuDeviceGetMemPool(out: *mut Handle, dev: i32) {
+        only(dev)?;
+        put(out, DEFAULT as Handle)
+    }
+    fn cuDeviceSetMemPool(dev: i32, p: Handle) {
+        only(dev)?;
+        pool(p).map(drop)
+    }
+    fn cuMemPoolCreate(out: *mut Handle, properties: *const u32) {
+        context()?;
+        get(properties)?;
+        let id = fresh();
+        put(out, id as Handle)?;
+        driver()?.pools.insert(id, Arc::default());
+        Ok(())
+    }
+    fn cuMemPoolDestroy(p: Handle) {
+        pool(p)?;
+        if p as usize == DEFAULT {
+            return Err(Code::InvalidValue);
+        }
+        driver()?.pools.take(p);
+        Ok(())
+    }
+    fn cuMemPoolTrimTo(p: Handle, _bytes: usize) {
+        pool(p).map(drop)
+    }
+    fn cuMemPoolGetAttribute(p: Handle, which: u32, out: *mut std::ffi::c_void) {
+        let p = pool(p)?;
+        let value = *lock(&p.0).get(which as usize).ok_or(Code::InvalidValue)?;
+        if which < 4 { put(out.cast(), value as u32) } else { put(out.cast(), value) }
+    }
+    fn cuMemPoolSetAttribute(p: Handle, which: u32, value: *const std::ffi::c_void) {
+        let p = pool(p)?;
+        let value = if which < 4 { get(value.cast::<u32>())? as u64 } else { get(value.cast::<u64>())? };
+        *lock(&p.0).get_mut(which as usize).ok_or(Code::InvalidValue)? = value;
+        Ok(())
+    }
+    fn cuMemAllocFromPoolAsync(out: *mut u64, bytes: usize, p: Handle, stream: Handle) {
+        pool(p)?;
+        super::memory::allocate_async(out, bytes, stream)
+    }
+}

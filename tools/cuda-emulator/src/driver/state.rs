@@ -1,0 +1,157 @@
+//! What the driver keeps: the device, tables of handles, the context of each thread.
+
+use super::capture::Capture;
+use super::context::Context;
+use super::event::Event;
+use super::function::Function;
+use super::graph::{Exec, Graph, NodeRef};
+use super::module::Module;
+use super::pool::Pool;
+use super::report::Log;
+use super::stream::Stream;
+use super::Handle;
+use crate::error::Code;
+use crate::gpu::Gpu;
+use crate::memory::Memory;
+use crate::options::Options;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+/// Locks, whatever happened to the thread that held it: data behind our locks is whole between statements.
+pub(crate) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Objects by handle. Numbers are unique over all tables and never used again.
+pub(crate) struct Table<T>(Mutex<HashMap<usize, Arc<T>>>);
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+static NEXT: AtomicUsize = AtomicUsize::new(1);
+/// A number for a handle that no object has had.
+pub(crate) fn fresh() -> usize {
+    0x10_0000 + 16 * NEXT.fetch_add(1, Ordering::Relaxed)
+}
+impl<T> Table<T> {
+    pub fn insert(&self, id: usize, x: Arc<T>) -> Handle {
+        lock(&self.0).insert(id, x);
+        id as Handle
+    }
+    pub fn get(&self, h: Handle) -> Option<Arc<T>> {
+        lock(&self.0).get(&(h as usize)).cloned()
+    }
+    pub fn take(&self, h: Handle) -> Option<Arc<T>> {
+        lock(&self.0).remove(&(h as usize))
+    }
+    pub fn all(&self) -> Vec<Arc<T>> {
+        lock(&self.0).values().cloned().collect()
+    }
+    pub fn retain(&self, keep: impl Fn(&T) -> bool) {
+        let gone: Vec<Arc<T>> = {
+            let mut t = lock(&self.0);
+            let ids: Vec<usize> = t.iter().filter(|(_, x)| !keep(x)).map(|(i, _)| *i).collect();
+            ids.iter().filter_map(|i| t.remove(i)).collect()
+        };
+        drop(gone);
+    }
+}
+
+/// Everything.
+pub(crate) struct Driver {
+    pub gpu: Gpu,
+    pub options: RwLock<Options>,
+    pub memory: Arc<Memory>,
+    pub contexts: Table<Context>,
+    pub streams: Table<Stream>,
+    pub events: Table<Event>,
+    pub modules: Table<Module>,
+    pub functions: Table<Function>,
+    pub graphs: Table<Graph>,
+    pub nodes: Table<NodeRef>,
+    pub execs: Table<Exec>,
+    pub pools: Table<Pool>,
+    /// Handle of the primary context, how often it is retained, its flags.
+    pub primary: Mutex<(Option<Arc<Context>>, u32, u32)>,
+    pub captures: Mutex<Vec<Arc<Capture>>>,
+    pub log: Log,
+}
+
+static DRIVER: OnceLock<Result<Driver, Code>> = OnceLock::new();
+
+impl Driver {
+    fn new() -> Result<Self, (Code, String)> {
+        let options = Options::from_environment().map_err(|e| (Code::InvalidValue, e))?;
+        let gpu = Gpu::from_environment().map_err(|e| (Code::NoDevice, e))?;
+        let memory = Memory::new(gpu.memory)
+            .map_err(|c| (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory)))?;
+        Ok(Self {
+            log: Log::from_environment(),
+            gpu,
+            options: RwLock::new(options),
+            memory: Arc::new(memory),
+            contexts: Table::default(),
+            streams: Table::default(),
+            events: Table::default(),
+            modules: Table::default(),
+            functions: Table::default(),
+            graphs: Table::default(),
+            nodes: Table::default(),
+            execs: Table::default(),
+            pools: Table::default(),
+            primary: Mutex::new((None, 0, 0)),
+            captures: Mutex::default(),
+        })
+    }
+    /// The options as they are now.
+    pub fn options(&self) -> Options {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// `cuInit`.
+pub(crate) fn init() -> Result<&'static Driver, Code> {
+    let made = DRIVER.get_or_init(|| {
+        let made = Driver::new();
+        made.map_err(|(code, what)| {
+            eprintln!("cuda-emulator: {what}");
+            code
+        })
+    });
+    made.as_ref().map_err(|c| *c)
+}
+
+/// The driver after `cuInit`.
+pub(crate) fn driver() -> Result<&'static Driver, Code> {
+    DRIVER.get().and_then(|d| d.as_ref().ok()).ok_or(Code::NotInitialized)
+}
+
+thread_local! {
+    static STACK: RefCell<Vec<Arc<Context>>> = const { RefCell::new(Vec::new()) };
+    /// Capture mode of this thread (`cuThreadExchangeStreamCaptureMode`).
+    pub(crate) static MODE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The thread's context, whatever its state.
+pub(crate) fn current() -> Option<Arc<Context>> {
+    STACK.with(|s| s.borrow().last().cloned())
+}
+/// Puts a context on top of the thread's stack.
+pub(crate) fn push(c: Arc<Context>) {
+    STACK.with(|s| s.borrow_mut().push(c));
+}
+/// Takes the top off.
+pub(crate) fn pop() -> Option<Arc<Context>> {
+    STACK.with(|s| s.borrow_mut().pop())
+}
+
+/// The thread's context, alive and without a fault.
+pub(crate) fn context() -> Result<Arc<Context>, Code> {
+    driver()?;
+    let c = current().ok_or(Code::InvalidContext)?;
+    c.usable()?;
+    Ok(c)
+}
