@@ -31,26 +31,35 @@ pub struct Gpu {
     pub memory_clock: u32,
     /// Bus width, bits.
     pub bus: u32,
+    /// Whether it shares the host's memory.
+    pub integrated: bool,
+    /// Dense rates of the tensor cores, 10¹² operations a second, and bytes of device memory, 10⁹ a second.
+    pub bf16_tflops: f64,
+    /// See above; `None` where there is no such format.
+    pub fp8_tflops: Option<f64>,
+    /// See above.
+    pub int8_tops: f64,
+    /// See above.
+    pub bandwidth: f64,
+    /// Where the numbers come from.
+    pub source: String,
 }
 
 impl Gpu {
+    /// All that can be modelled.
+    pub fn all() -> Vec<Self> {
+        serde_json::from_str(include_str!("../gpus.json")).unwrap_or_default()
+    }
     /// By short name.
     pub fn named(name: &str) -> Option<Self> {
-        (name == "h100").then(|| Self {
-            name: "h100".into(),
-            product: "NVIDIA H100 80GB HBM3".into(),
-            capability: (9, 0),
-            multiprocessors: 132,
-            memory: 80 << 30,
-            shared_per_multiprocessor: 228 << 10,
-            shared_per_block: 227 << 10,
-            registers: 65536,
-            threads: 2048,
-            blocks: 32,
-            l2: 50 << 20,
-            clock: 1_980_000,
-            memory_clock: 2_619_000,
-            bus: 5120,
+        Self::all().into_iter().find(|g| g.name == name)
+    }
+    /// The one that `INP_EMULATED_GPU` names; without it an H100.
+    pub fn from_environment() -> Result<Self, String> {
+        let name = std::env::var("INP_EMULATED_GPU").ok().filter(|n| !n.is_empty()).unwrap_or("h100".into());
+        Self::named(&name).ok_or_else(|| {
+            let all: Vec<String> = Self::all().into_iter().map(|g| g.name).collect();
+            format!("INP_EMULATED_GPU: no GPU is called \"{name}\"; known are {}", all.join(", "))
         })
     }
 }

@@ -135,7 +135,8 @@ pub(crate) fn begin(s: &Arc<Stream>, c: &Arc<Context>, mode: u32) -> Result<(), 
 }
 
 fn end(s: &Arc<Stream>) -> Result<Arc<Graph>, Code> {
-    let Some((capture, last)) = lock(&s.capture).as_ref().map(|j| (j.capture.clone(), j.after.clone())) else {
+    let Some((capture, last)) = lock(&s.capture).as_ref().map(|j| (j.capture.clone(), j.after.clone()))
+    else {
         return Err(Code::IllegalState);
     };
     if capture.origin != s.id {
@@ -174,7 +175,8 @@ fn info(h: Handle) -> Result<Info, Code> {
     let (s, c) = find(h)?;
     if s.legacy {
         let ours = |x: &&Arc<Capture>| x.context.as_ptr() == Arc::as_ptr(&c);
-        let blocking = |x: &&Arc<Capture>| lock(&x.streams).iter().filter_map(Weak::upgrade).any(|s| s.blocking);
+        let blocking =
+            |x: &&Arc<Capture>| lock(&x.streams).iter().filter_map(Weak::upgrade).any(|s| s.blocking);
         if active().iter().filter(ours).any(|x| blocking(&x)) {
             return Err(Code::StreamCaptureImplicit);
         }

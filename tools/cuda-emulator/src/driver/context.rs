@@ -104,7 +104,7 @@ impl Context {
         }
         match self.holder(address) {
             Some((first, a)) => bytes <= a.bytes - (address - first),
-            None => !device && !self.memory.reserved(address),
+            None => !device && !self.memory.ours(address),
         }
     }
     /// The allocation of this context that holds an address.

@@ -112,12 +112,16 @@ impl Box3 {
                 _ => return Err(Code::NotSupported),
             };
             p.pitch = if s.pitch == 0 { self.width } else { s.pitch };
-            p.slice = p.pitch.checked_mul(if s.height == 0 { self.height } else { s.height }).ok_or(Code::InvalidValue)?;
+            p.slice = p
+                .pitch
+                .checked_mul(if s.height == 0 { self.height } else { s.height })
+                .ok_or(Code::InvalidValue)?;
             if p.pitch < self.width && self.height > 1 || p.pitch > (1 << 31) - 1 && self.height > 1 {
                 return Err(Code::InvalidValue);
             }
             let start = s.z.checked_mul(p.slice).and_then(|z| Some(z + s.y.checked_mul(p.pitch)? + s.x));
-            p.address = p.address.checked_add(start.ok_or(Code::InvalidValue)? as u64).ok_or(Code::InvalidValue)?;
+            p.address =
+                p.address.checked_add(start.ok_or(Code::InvalidValue)? as u64).ok_or(Code::InvalidValue)?;
             Ok(p)
         };
         let copy = Copy {

@@ -40,7 +40,13 @@ fn attribute(g: &Gpu, a: u32) -> Result<i32, Code> {
         75 => g.capability.0 as i32,
         76 => g.capability.1 as i32,
         81 => g.shared_per_multiprocessor as i32,
-        87 => if g.capability.0 == 9 || g.capability == (8, 0) { 2 } else { 64 },
+        87 => {
+            if g.capability.0 == 9 || g.capability == (8, 0) {
+                2
+            } else {
+                64
+            }
+        }
         97 => g.shared_per_block as i32,
         106 => g.blocks as i32,
         111 => super::occupancy::RESERVED_SHARED as i32,

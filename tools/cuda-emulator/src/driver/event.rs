@@ -20,7 +20,10 @@ enum State {
     Never,
     Recorded(Arc<Ticket>),
     /// In a capture: what a stream that waits for it must follow.
-    Captured { capture: Weak<Capture>, after: Vec<usize> },
+    Captured {
+        capture: Weak<Capture>,
+        after: Vec<usize>,
+    },
 }
 
 const NO_TIMING: u32 = 2;

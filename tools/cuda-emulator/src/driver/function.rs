@@ -35,7 +35,8 @@ impl Function {
     }
     /// Threads of a block, by registers and `.maxntid`.
     pub fn max_threads(&self) -> Result<u32, Code> {
-        let by_registers = driver()?.gpu.registers / self.code().registers.max(1).next_multiple_of(8) / 32 * 32;
+        let by_registers =
+            driver()?.gpu.registers / self.code().registers.max(1).next_multiple_of(8) / 32 * 32;
         Ok(self.code().max_threads.min(by_registers).min(1024))
     }
     fn attribute(&self, a: u32) -> Result<i32, Code> {
@@ -70,7 +71,9 @@ impl Function {
                 self.max_dynamic.store(value as u32, Ordering::Relaxed);
             }
             9 if (-1..=100).contains(&value) => self.carveout.store(value, Ordering::Relaxed),
-            11..=15 if value >= 0 && gpu.capability.0 >= 9 => self.cluster[a as usize - 11].store(value, Ordering::Relaxed),
+            11..=15 if value >= 0 && gpu.capability.0 >= 9 => {
+                self.cluster[a as usize - 11].store(value, Ordering::Relaxed)
+            }
             _ => return Err(Code::InvalidValue),
         }
         Ok(())

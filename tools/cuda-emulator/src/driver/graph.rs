@@ -103,10 +103,8 @@ impl Graph {
     pub fn freeze(&self) -> Result<Frozen, Code> {
         let nodes = lock(&self.nodes);
         let place: HashMap<usize, usize> = nodes.iter().enumerate().map(|(i, n)| (n.id, i)).collect();
-        let after: Vec<Vec<usize>> = nodes
-            .iter()
-            .map(|n| n.after.iter().filter_map(|a| place.get(a).copied()).collect())
-            .collect();
+        let after: Vec<Vec<usize>> =
+            nodes.iter().map(|n| n.after.iter().filter_map(|a| place.get(a).copied()).collect()).collect();
         let mut work = Vec::with_capacity(nodes.len());
         for n in nodes.iter() {
             work.push(match &n.child {
@@ -119,7 +117,7 @@ impl Graph {
             kinds: nodes.iter().map(|n| n.kind).collect(),
             work,
             after,
-            owned: lock(&self.owned).clone(),
+            _owned: lock(&self.owned).clone(),
         };
         if frozen.order(None).len() == nodes.len() { Ok(frozen) } else { Err(Code::InvalidValue) }
     }
@@ -141,7 +139,8 @@ pub(crate) struct Frozen {
     pub kinds: Vec<u32>,
     pub work: Vec<Work>,
     pub after: Vec<Vec<usize>>,
-    pub owned: Vec<Arc<Owned>>,
+    /// Kept as long as it can run.
+    _owned: Vec<Arc<Owned>>,
 }
 impl Frozen {
     /// An order of the nodes; with a generator, any that the dependencies allow.
@@ -167,10 +166,16 @@ impl Frozen {
         }
         order
     }
+    /// Takes what another says, under its own numbers.
+    pub fn replace(&mut self, new: Self) {
+        let ids = std::mem::take(&mut self.ids);
+        *self = Self { ids, ..new };
+    }
     /// Runs all nodes.
     pub fn run(&self, c: &Context) -> Result<(), Code> {
         let seed = driver()?.options().seed;
-        for i in self.order(seed.map(|s| crate::exec::cta::Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1))) {
+        for i in self.order(seed.map(|s| crate::exec::cta::Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)))
+        {
             self.work[i].run(c)?;
         }
         Ok(())
@@ -179,7 +184,6 @@ impl Frozen {
 
 /// An executable graph.
 pub(crate) struct Exec {
-    pub id: usize,
     pub flags: u64,
     pub frozen: Mutex<Arc<Frozen>>,
     /// Its last launch: launches of one executable follow each other.

@@ -32,7 +32,13 @@ fn change(h: Handle, f: impl FnOnce(&mut Node) -> Result<(), Code>) -> Result<()
     let mut nodes = lock(&g.nodes);
     f(nodes.iter_mut().find(|x| x.id == n.id).ok_or(Code::InvalidValue)?)
 }
-fn add(out: *mut Handle, g: Handle, after: *const Handle, n: usize, make: impl FnOnce() -> Result<Node, Code>) -> Result<(), Code> {
+fn add(
+    out: *mut Handle,
+    g: Handle,
+    after: *const Handle,
+    n: usize,
+    make: impl FnOnce() -> Result<Node, Code>,
+) -> Result<(), Code> {
     let g = graph(g)?;
     let after: Vec<usize> = get_all(after, n)?.into_iter().map(|h| h as usize).collect();
     if out.is_null() || !after.iter().all(|id| g.has(*id)) {
@@ -65,7 +71,7 @@ fn instantiate(out: *mut Handle, g: Handle, flags: u64) -> Result<(), Code> {
     }
     let (id, frozen) = (fresh(), Arc::new(g.freeze()?));
     put(out, id as Handle)?;
-    let e = Exec { id, flags, frozen: Mutex::new(frozen), last: Mutex::new(None) };
+    let e = Exec { flags, frozen: Mutex::new(frozen), last: Mutex::new(None) };
     driver()?.execs.insert(id, Arc::new(e));
     Ok(())
 }
@@ -98,8 +104,7 @@ fn update(e: Handle, g: Handle, out: *mut u32) -> Result<(), Code> {
         }
     }
     // Nodes keep their first numbers: cuGraphExecKernelNodeSetParams names them by these.
-    let ids = frozen.ids.clone();
-    *frozen = Arc::new(super::graph::Frozen { ids, ..new });
+    Arc::make_mut(&mut frozen).replace(new);
     verdict(out, 0, 0)
 }
 fn set_exec(e: Handle, n: Handle, kind: u32, work: Work) -> Result<(), Code> {

@@ -64,7 +64,11 @@ impl Config {
 }
 
 /// Parameter memory from `kernelParams` or `extra`.
-fn parameters(f: &Function, params: *const *const c_void, extra: *const *const c_void) -> Result<Vec<u8>, Code> {
+fn parameters(
+    f: &Function,
+    params: *const *const c_void,
+    extra: *const *const c_void,
+) -> Result<Vec<u8>, Code> {
     let code = f.code();
     let mut out = vec![0; code.param_bytes as usize];
     if !extra.is_null() {
@@ -149,7 +153,13 @@ pub(crate) fn prepare(
     let (function, params) = (f.clone(), parameters(f, params, extra)?);
     Ok(Kernel { function, grid, block, dynamic_shared: shared, params, cooperative: extras.cooperative })
 }
-fn launch(f: Handle, c: &Config, params: *const *const c_void, extra: *const *const c_void, e: Extras) -> Result<(), Code> {
+fn launch(
+    f: Handle,
+    c: &Config,
+    params: *const *const c_void,
+    extra: *const *const c_void,
+    e: Extras,
+) -> Result<(), Code> {
     let (stream, context) = find(c.stream)?;
     let f = by_handle(f)?;
     if f.module.context.as_ptr() != Arc::as_ptr(&context) {

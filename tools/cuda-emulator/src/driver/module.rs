@@ -71,7 +71,10 @@ fn image(p: *const c_void, gpu: &Gpu) -> Result<String, (Code, String)> {
     // SAFETY: an image holds four bytes at least, as every form begins with a magic number or a line of text.
     let magic = unsafe { p.cast::<u32>().read_unaligned() };
     match magic {
-        0x464c_457f => Err((Code::NoBinaryForGpu, "a cubin holds machine code only, which an emulator cannot run; load its PTX".into())),
+        0x464c_457f => Err((
+            Code::NoBinaryForGpu,
+            "a cubin holds machine code only, which an emulator cannot run; load its PTX".into(),
+        )),
         0x4662_43b1 | 0xba55_ed50 => {
             let data = if magic == 0x4662_43b1 {
                 // SAFETY: the wrapper is magic, version, then the address of the fat binary.
@@ -80,7 +83,8 @@ fn image(p: *const c_void, gpu: &Gpu) -> Result<String, (Code, String)> {
                 p
             };
             // SAFETY: a fat binary says its size in its header.
-            let all = unsafe { fat_binary(data) }.ok_or_else(|| none("a fat binary's header cannot be read"))?;
+            let all =
+                unsafe { fat_binary(data) }.ok_or_else(|| none("a fat binary's header cannot be read"))?;
             crate::fatbin::choose(all, gpu).map_err(|what| (Code::NoBinaryForGpu, what))
         }
         _ => text(p.cast()).map_err(|c| (c, "a module image cannot be read".into())),
@@ -95,7 +99,11 @@ unsafe fn fat_binary<'a>(p: *const c_void) -> Option<&'a [u8]> {
         if b.is_null() {
             return None;
         }
-        (b.cast::<u32>().read_unaligned(), b.add(6).cast::<u16>().read_unaligned(), b.add(8).cast::<u64>().read_unaligned())
+        (
+            b.cast::<u32>().read_unaligned(),
+            b.add(6).cast::<u16>().read_unaligned(),
+            b.add(8).cast::<u64>().read_unaligned(),
+        )
     };
     if magic != 0xba55_ed50 || body > 1 << 32 {
         return None;
@@ -109,7 +117,10 @@ fn compile(source: &str, c: &Arc<Context>, gpu: &Gpu) -> Result<Arc<Module>, (Co
     let parsed: ast::Module = crate::ptx::parse(source).map_err(ptx)?;
     if parsed.version > NEWEST_PTX {
         let ((a, b), (x, y)) = (parsed.version, NEWEST_PTX);
-        return Err((Code::UnsupportedPtxVersion, format!("PTX ISA {a}.{b} is newer than {x}.{y}, the newest known")));
+        return Err((
+            Code::UnsupportedPtxVersion,
+            format!("PTX ISA {a}.{b} is newer than {x}.{y}, the newest known"),
+        ));
     }
     if !runs(gpu, parsed.sm, parsed.suffix) {
         let (sm, suffix) = (parsed.sm, parsed.suffix.map(String::from).unwrap_or_default());
@@ -175,7 +186,11 @@ impl Log {
         }
     }
 }
-fn load(out: *mut Handle, read: impl FnOnce(&Gpu) -> Result<String, (Code, String)>, log: &Log) -> Result<(), Code> {
+fn load(
+    out: *mut Handle,
+    read: impl FnOnce(&Gpu) -> Result<String, (Code, String)>,
+    log: &Log,
+) -> Result<(), Code> {
     let c = context()?;
     capture::forbid_unsafe()?;
     if out.is_null() {
@@ -194,8 +209,8 @@ fn load(out: *mut Handle, read: impl FnOnce(&Gpu) -> Result<String, (Code, Strin
 fn load_file(out: *mut Handle, path: *const c_char) -> Result<(), Code> {
     let path = text(path)?;
     let read = |gpu: &Gpu| {
-        let mut bytes =
-            std::fs::read(&path).map_err(|e| (Code::FileNotFound, format!("module {path} cannot be read: {e}")))?;
+        let mut bytes = std::fs::read(&path)
+            .map_err(|e| (Code::FileNotFound, format!("module {path} cannot be read: {e}")))?;
         bytes.extend([0; 16]);
         image(bytes.as_ptr().cast(), gpu)
     };
@@ -210,7 +225,9 @@ fn unload(h: Handle) -> Result<(), Code> {
         c.drain();
         m.program.unload(&c.memory);
         let mut known = lock(&c.allocations);
-        m.program.globals.values().for_each(|(at, _)| drop(known.remove(at)));
+        for (at, _) in m.program.globals.values() {
+            known.remove(at);
+        }
     }
     Ok(())
 }

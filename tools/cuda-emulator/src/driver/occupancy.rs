@@ -27,7 +27,14 @@ fn active(out: *mut i32, f: Handle, threads: i32, dynamic: usize, flags: u32) ->
     put(out, if fits { blocks(&f, gpu, threads as u32, dynamic as u64) as i32 } else { 0 })
 }
 type Dynamic = Option<unsafe extern "C" fn(i32) -> usize>;
-fn potential(grid: *mut i32, block: *mut i32, f: Handle, dynamic: Dynamic, fixed: usize, limit: i32) -> Result<(), Code> {
+fn potential(
+    grid: *mut i32,
+    block: *mut i32,
+    f: Handle,
+    dynamic: Dynamic,
+    fixed: usize,
+    limit: i32,
+) -> Result<(), Code> {
     let (f, gpu) = (by_handle(f)?, &driver()?.gpu);
     let most = f.max_threads()?.min(if limit > 0 { limit as u32 } else { 1024 });
     let mut best = (0, 0);

@@ -130,7 +130,8 @@ impl Queue {
     }
     fn held(&self, number: u64) -> bool {
         let Some(seed) = super::state::driver().ok().and_then(|d| d.options().seed) else { return false };
-        let mut r = crate::exec::cta::Random((seed ^ self.salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number | 1);
+        let mut r =
+            crate::exec::cta::Random((seed ^ self.salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number | 1);
         r.next();
         r.next() & 1 == 1
     }
@@ -141,7 +142,8 @@ impl Queue {
             let task = loop {
                 if let Some(number) = i.tasks.front().map(|t| t.ticket.number) {
                     let start = *since.get_or_insert_with(Instant::now);
-                    let now = i.closed || i.demanded >= number || i.tasks.len() > DEEP || start.elapsed() >= HOLD;
+                    let now =
+                        i.closed || i.demanded >= number || i.tasks.len() > DEEP || start.elapsed() >= HOLD;
                     if now || !self.held(number) {
                         break i.tasks.pop_front();
                     }

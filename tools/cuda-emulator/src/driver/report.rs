@@ -3,10 +3,10 @@
 use super::state::lock;
 use super::work::Kernel;
 use crate::check::Finding;
-use crate::count::Counters;
-use crate::exec::launch::Report;
+use crate::count::{Counters, Summary};
+use crate::exec::launch::{Program, Report};
 use crate::gpu::Gpu;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// One launch.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -20,7 +20,7 @@ pub struct Launched {
     /// Dynamic shared memory, bytes.
     pub dynamic_shared: u32,
     /// Sums, when counting.
-    pub counters: Option<Counters>,
+    pub counters: Option<Summary>,
     /// What the checkers found.
     pub findings: Vec<Finding>,
     /// What stopped it, in words.
@@ -31,6 +31,8 @@ pub struct Launched {
 struct Inner {
     gpu: String,
     launches: Vec<Launched>,
+    /// By kernel and program: launches and sums.
+    sums: Vec<(String, Arc<Program>, u64, Counters)>,
     findings: u64,
     faults: u64,
     seen: u64,
@@ -63,12 +65,23 @@ impl Log {
         if fault.is_none() && r.findings.is_empty() && r.counters.is_none() {
             return;
         }
+        let program = &k.function.module.program;
+        if let Some(c) = &r.counters {
+            let name = k.function.name();
+            match i.sums.iter_mut().find(|s| s.0 == name && Arc::ptr_eq(&s.1, program)) {
+                Some(s) => {
+                    s.2 += 1;
+                    s.3.add(c);
+                }
+                None => i.sums.push((name.to_owned(), program.clone(), 1, c.clone())),
+            }
+        }
         i.launches.push(Launched {
             kernel: k.function.name().to_owned(),
             grid: k.grid,
             block: k.block,
             dynamic_shared: k.dynamic_shared,
-            counters: r.counters,
+            counters: r.counters.map(|c| c.summary(program)),
             findings: r.findings,
             fault,
         });
@@ -76,15 +89,10 @@ impl Log {
     /// The report as it stands.
     pub fn json(&self) -> serde_json::Value {
         let i = lock(&self.inner);
-        let mut sums = std::collections::BTreeMap::<&str, (u64, Counters)>::new();
-        for l in &i.launches {
-            let s = sums.entry(&l.kernel).or_default();
-            s.0 += 1;
-            l.counters.iter().for_each(|c| s.1.add(c));
-        }
-        let sums: Vec<_> = sums
-            .into_iter()
-            .map(|(k, (n, c))| serde_json::json!({"kernel": k, "launches": n, "counters": c}))
+        let sums: Vec<_> = i
+            .sums
+            .iter()
+            .map(|(k, p, n, c)| serde_json::json!({"kernel": k, "launches": n, "counters": c.summary(p)}))
             .collect();
         serde_json::json!({
             "gpu": i.gpu, "launched": i.seen, "findings": i.findings, "faults": i.faults,
@@ -101,10 +109,17 @@ impl Log {
     }
     fn table(&self) {
         let i = lock(&self.inner);
-        let counted = i.launches.iter().filter(|l| l.counters.is_some());
-        for l in counted {
-            let n = l.counters.as_ref().map_or(0, |c| c.instructions);
-            eprintln!("cuda-emulator: {:<40} grid {:?} block {:?}: {n} warp instructions", l.kernel, l.grid, l.block);
+        if !i.sums.is_empty() {
+            let heads =
+                ["launches", "instructions", "tensor MAC", "sectors", "unique bytes", "bank conflicts"];
+            eprintln!("cuda-emulator: {:<40}{}", "kernel", heads.map(|h| format!("{h:>16}")).concat());
+        }
+        for (name, program, n, c) in &i.sums {
+            let s = c.summary(program);
+            let macs = s.tensor_macs.values().sum();
+            let unique = s.unique_read + s.unique_written;
+            let row = [*n, s.instructions, macs, s.sectors, unique, s.bank_conflicts];
+            eprintln!("cuda-emulator: {name:<40}{}", row.map(|x| format!("{x:>16}")).concat());
         }
         if i.findings + i.faults > 0 {
             eprintln!("cuda-emulator: {} findings, {} faults in {} launches", i.findings, i.faults, i.seen);

@@ -1,5 +1,6 @@
 //! What the driver keeps: the device, tables of handles, the context of each thread.
 
+use super::Handle;
 use super::capture::Capture;
 use super::context::Context;
 use super::event::Event;
@@ -9,7 +10,6 @@ use super::module::Module;
 use super::pool::Pool;
 use super::report::Log;
 use super::stream::Stream;
-use super::Handle;
 use crate::error::Code;
 use crate::gpu::Gpu;
 use crate::memory::Memory;
@@ -86,8 +86,12 @@ impl Driver {
     fn new() -> Result<Self, (Code, String)> {
         let options = Options::from_environment().map_err(|e| (Code::InvalidValue, e))?;
         let gpu = Gpu::from_environment().map_err(|e| (Code::NoDevice, e))?;
-        let memory = Memory::new(gpu.memory)
-            .map_err(|c| (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory)))?;
+        let memory = Memory::new(gpu.memory).map_err(|c| {
+            (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory))
+        })?;
+        if options.checks() {
+            memory.watch().map_err(|c| (c, "the checkers' memory cannot be reserved".to_owned()))?;
+        }
         Ok(Self {
             log: Log::from_environment(),
             gpu,

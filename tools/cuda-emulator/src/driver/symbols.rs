@@ -5,10 +5,21 @@ use crate::error::Code;
 use std::ffi::{c_char, c_void};
 
 const TABLES: &[&[(&str, *const ())]] = &[
-    super::capture::SYMBOLS, super::context::SYMBOLS, super::copy::SYMBOLS, super::device::SYMBOLS,
-    super::event::SYMBOLS, super::function::SYMBOLS, super::graph_api::SYMBOLS, super::launch::SYMBOLS,
-    super::memory::SYMBOLS, super::module::SYMBOLS, super::names::SYMBOLS, super::occupancy::SYMBOLS,
-    super::pool::SYMBOLS, super::stream::SYMBOLS, SYMBOLS,
+    super::capture::SYMBOLS,
+    super::context::SYMBOLS,
+    super::copy::SYMBOLS,
+    super::device::SYMBOLS,
+    super::event::SYMBOLS,
+    super::function::SYMBOLS,
+    super::graph_api::SYMBOLS,
+    super::launch::SYMBOLS,
+    super::memory::SYMBOLS,
+    super::module::SYMBOLS,
+    super::names::SYMBOLS,
+    super::occupancy::SYMBOLS,
+    super::pool::SYMBOLS,
+    super::stream::SYMBOLS,
+    SYMBOLS,
 ];
 fn find(name: &str) -> Option<*const ()> {
     ["_v4", "_v3", "_v2", ""].iter().find_map(|v| {

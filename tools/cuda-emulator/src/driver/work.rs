@@ -136,7 +136,7 @@ impl Copy {
                 let (to, from) = (at(&self.to), at(&self.from));
                 // SAFETY: device ranges lie inside allocations (checked above); host ranges are the caller's promise.
                 unsafe { std::ptr::copy(from as *const u8, to as *mut u8, self.width) };
-                c.memory.copied(to as u64, from as u64, self.width as u64);
+                c.memory.written(to as u64, self.width as u64);
             }
         }
         Ok(())
