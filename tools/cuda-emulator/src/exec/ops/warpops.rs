@@ -1,13 +1,14 @@
 //! Exchange between the lanes of a warp: shfl, vote, match, redux, activemask, elect. Source: PTX ISA, "Data Movement and
 //! Conversion Instructions: shfl.sync" and "Parallel Synchronization and Communication Instructions".
 //!
-//! Lanes that meet at the instruction with the same member mask act together. A mask that leaves out a lane which executes
-//! it, or names a lane that does not, is a misuse that is reported; the lanes that are there go on.
+//! Lanes that meet at the instruction with the same member mask act together, when all that the mask names (and that have
+//! not exited) are there. A mask that leaves out a lane which executes it, or names a lane that never comes, is a misuse
+//! that is reported; the lanes that are there go on.
 
 use super::lanes::*;
 use crate::error::PtxError;
 use crate::exec::decode::{Decoded, Dst, Scope, Src32};
-use crate::exec::{Class, Cta, L32, Mask, Warp};
+use crate::exec::{Class, Cta, Exec, Flow, L32, Mask, Warp};
 use crate::ptx::ast::{Instr, Operand, Type};
 
 /// What a lane reads from one that does not take part; as a float, a NaN.
@@ -37,6 +38,26 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
 /// The member mask; the older forms without `.sync` take the lanes that are there.
 fn members(s: &Scope, i: &Instr, n: usize) -> Result<Option<Src32>, PtxError> {
     if i.has("sync") { Ok(Some(source::<u32>(s, i, n)?)) } else { Ok(None) }
+}
+/// Work that waits for the lanes its member masks name, as long as they may come.
+fn together(
+    members: Option<Src32>,
+    f: impl Fn(&mut Warp, &mut Cta, Mask, &Option<Src32>) + Send + Sync + 'static,
+) -> Exec {
+    let named = members.clone();
+    let work = exec(move |w, c, m| f(w, c, m, &members));
+    Box::new(move |w, c, m| {
+        if let Some(named) = &named
+            && !w.stuck
+        {
+            let masks = &named.get(w).0;
+            let all = (0..32).filter(|l| m >> l & 1 == 1).fold(0, |all, l| all | masks[l]);
+            if all & w.alive & !m != 0 {
+                return Ok(Flow::Converge);
+            }
+        }
+        work(w, c, m)
+    })
 }
 /// Calls `f` with each group of lanes that act together.
 #[inline(always)]
@@ -130,14 +151,14 @@ fn shfl(s: &Scope, i: &Instr) -> Made {
         (Src32::Const(b), Src32::Const(c)) => Some(plan(mode, b, c)),
         _ => None,
     };
-    Ok(exec(move |w, cta, m| {
+    Ok(together(members, move |w, cta, m, members| {
         let (from, inside) = fixed.unwrap_or_else(|| plan(mode, b.get(w), c.get(w)));
         let x = *a.get(w);
         let mut r = [0; 32];
         for l in 0..32 {
             r[l] = x.0[from[l] as usize & 31];
         }
-        groups(w, cta, m, &members, |w, cta, group| {
+        groups(w, cta, m, members, |w, cta, group| {
             if group != !0 {
                 for l in (0..32).filter(|l| group >> l & 1 == 1 && group >> from[*l] & 1 == 0) {
                     r[l] = POISON;
@@ -172,9 +193,9 @@ fn vote(s: &Scope, i: &Instr) -> Made {
     let members = members(s, i, 2)?;
     if i.has("ballot") {
         let d = target::<u32>(s, i, 0)?;
-        return Ok(exec(move |w, c, m| {
+        return Ok(together(members, move |w, c, m, members| {
             let x = a.get(w);
-            groups(w, c, m, &members, |w, _, g| {
+            groups(w, c, m, members, |w, _, g| {
                 if let Some(d) = d {
                     w.set32(d, g, &L32::splat(x & g));
                 }
@@ -190,9 +211,9 @@ fn vote(s: &Scope, i: &Instr) -> Made {
         Some("uni") => |x, g| x & g == g || x & g == 0,
         _ => return unsupported(i),
     };
-    Ok(exec(move |w, c, m| {
+    Ok(together(members, move |w, c, m, members| {
         let x = a.get(w);
-        groups(w, c, m, &members, |w, _, g| w.set_pred(p, g, if f(x, g) { !0 } else { 0 }));
+        groups(w, c, m, members, |w, _, g| w.set_pred(p, g, if f(x, g) { !0 } else { 0 }));
     }))
 }
 
@@ -211,13 +232,13 @@ fn matches(s: &Scope, i: &Instr) -> Made {
         _ => return unsupported(i),
     };
     let narrow = if wide.is_none() { Some(source::<u32>(s, i, 1)?) } else { None };
-    Ok(exec(move |w, c, m| {
+    Ok(together(members, move |w, c, m, members| {
         let x: [u64; 32] = match (&narrow, &wide) {
             (Some(a), _) => a.get(w).0.map(u64::from),
             (_, Some(a)) => a.get(w).0,
             _ => return,
         };
-        groups(w, c, m, &members, |w, _, g| {
+        groups(w, c, m, members, |w, _, g| {
             let (mut rest, mut r, mut all) = (g, [0; 32], 0);
             while rest != 0 {
                 let value = x[rest.trailing_zeros() as usize];
@@ -255,9 +276,9 @@ fn redux(s: &Scope, i: &Instr) -> Made {
         _ => return unsupported(i),
     };
     let (d, a, members) = (target::<u32>(s, i, 0)?, source::<u32>(s, i, 1)?, members(s, i, 2)?);
-    Ok(exec(move |w, c, m| {
+    Ok(together(members, move |w, c, m, members| {
         let x = *a.get(w);
-        groups(w, c, m, &members, |w, _, g| {
+        groups(w, c, m, members, |w, _, g| {
             let r = (0..32).filter(|l| g >> l & 1 == 1).map(|l| x.0[l]).reduce(f).unwrap_or_default();
             if let Some(d) = d {
                 w.set32(d, g, &L32::splat(r));
@@ -269,9 +290,9 @@ fn redux_float(s: &Scope, i: &Instr, min: bool) -> Made {
     use super::float::{least, most};
     let (abs, nan) = (i.has("abs"), i.has("NaN"));
     let (d, a, members) = (target::<u32>(s, i, 0)?, source::<u32>(s, i, 1)?, members(s, i, 2)?);
-    Ok(exec(move |w, c, m| {
+    Ok(together(members, move |w, c, m, members| {
         let x = *a.get(w);
-        groups(w, c, m, &members, |w, _, g| {
+        groups(w, c, m, members, |w, _, g| {
             let values = (0..32).filter(|l| g >> l & 1 == 1).map(|l| f32::from_bits(x.0[l]));
             let r = values.map(|x| if abs { x.abs() } else { x }).reduce(|a, b| match (nan, min) {
                 (true, _) if a.is_nan() || b.is_nan() => f32::NAN,
@@ -289,8 +310,8 @@ fn redux_float(s: &Scope, i: &Instr, min: bool) -> Made {
 fn elect(s: &Scope, i: &Instr) -> Made {
     let (d, p) = two(s, i)?;
     let members = members(s, i, 1)?;
-    Ok(exec(move |w, c, m| {
-        groups(w, c, m, &members, |w, _, g| {
+    Ok(together(members, move |w, c, m, members| {
+        groups(w, c, m, members, |w, _, g| {
             let leader = g.trailing_zeros();
             if let Some(d) = d {
                 w.set32(d, g, &L32::splat(leader));
