@@ -5,6 +5,7 @@ mod copy;
 mod count;
 mod cvt;
 mod exact;
+mod fatbin;
 mod float;
 mod flow;
 mod foreign;

@@ -85,7 +85,7 @@ fn image(p: *const c_void, gpu: &Gpu) -> Result<String, (Code, String)> {
             // SAFETY: a fat binary says its size in its header.
             let all =
                 unsafe { fat_binary(data) }.ok_or_else(|| none("a fat binary's header cannot be read"))?;
-            crate::fatbin::choose(all, gpu).map_err(|what| (Code::NoBinaryForGpu, what))
+            crate::fatbin::ptx(all, gpu.capability).map_err(|e| (e.code, e.what))
         }
         _ => text(p.cast()).map_err(|c| (c, "a module image cannot be read".into())),
     }
@@ -209,10 +209,9 @@ fn load(
 fn load_file(out: *mut Handle, path: *const c_char) -> Result<(), Code> {
     let path = text(path)?;
     let read = |gpu: &Gpu| {
-        let mut bytes = std::fs::read(&path)
+        let bytes = std::fs::read(&path)
             .map_err(|e| (Code::FileNotFound, format!("module {path} cannot be read: {e}")))?;
-        bytes.extend([0; 16]);
-        image(bytes.as_ptr().cast(), gpu)
+        crate::fatbin::ptx(&bytes, gpu.capability).map_err(|e| (e.code, e.what))
     };
     load(out, read, &Log::default())
 }

@@ -113,7 +113,7 @@ impl<'a> Parser<'a> {
         loop {
             match self.advance()? {
                 Tok::Sym("(" | "{") => depth += 1,
-                Tok::Sym(")" | "}") => depth -= 1,
+                Tok::Sym(")" | "}") => depth = depth.saturating_sub(1),
                 Tok::End => return Err(PtxError::new(line, "what is opened here is never closed")),
                 _ => {}
             }

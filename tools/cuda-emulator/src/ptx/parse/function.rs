@@ -87,7 +87,7 @@ impl<'a> Parser<'a> {
                 }
                 "maxnreg" => f.max_registers = Some(self.count("a number of registers", most)? as u32),
                 "maxclusterrank" | "abi_preserve" | "abi_preserve_control" => {
-                    drop(self.count("a number", most)?)
+                    _ = self.count("a number", most)?;
                 }
                 "explicitcluster" | "blocksareclusters" | "noreturn" | "unique" => {}
                 "attribute" => self.skip_group()?,
