@@ -3,12 +3,14 @@
 mod alu;
 mod copy;
 mod count;
+mod coverage;
 mod cvt;
 mod exact;
 mod fatbin;
 mod float;
 mod flow;
 mod foreign;
+mod fuzz;
 mod half;
 mod int;
 mod mbarrier;

@@ -8,7 +8,7 @@ use crate::error::PtxError;
 use crate::gpu::Gpu;
 use crate::memory::Memory;
 use crate::ptx::ast::{Function, Instr, Module, Operand, Space, Type, Variable};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Param memory of one function.
 #[derive(Clone, Debug, Default)]
@@ -148,21 +148,33 @@ fn reached(module: &Module) -> Vec<HashSet<String>> {
     }
 }
 
+/// Local memory of a thread, at most. Source: CUDA C++ Programming Guide, "Compute Capabilities".
+const LOCAL_BYTES: u64 = 512 << 10;
+/// Param memory of a function, at most: kernels have up to 32,764 bytes, calls within them as much again and more.
+const PARAM_BYTES: u64 = 256 << 10;
+
+/// The first error, with up to 20 others behind it.
+fn one_error(wrong: &[PtxError]) -> Option<PtxError> {
+    let first = wrong.first()?;
+    let list: Vec<String> =
+        wrong.iter().skip(1).take(20).map(|e| format!("line {}: {}", e.line, e.what)).collect();
+    let more = wrong.len().saturating_sub(21);
+    let what = std::iter::once(first.what.clone()).chain(list).collect::<Vec<_>>().join("; ");
+    let what = if more > 0 { format!("{what}; and {more} more") } else { what };
+    Some(PtxError::new(first.line, what))
+}
+
 impl Program {
     /// Places the module's variables in device memory and decodes every function. All unknown instructions of the
     /// module are reported in one error.
     pub fn load(module: &Module, memory: &Memory, gpu: &Gpu) -> Result<Self, PtxError> {
-        let _ = gpu;
-        let mut p = Self {
-            functions: vec![],
-            globals: HashMap::new(),
-            files: module.files.clone(),
-            frame: [1; 4],
-            callee_local: 0,
-            param_stride: 0,
-            makes_calls: false,
-        };
-        match p.fill(module, memory) {
+        let mut wrong = vec![];
+        let mut p = Self::empty(module);
+        let filled = p.fill(module, memory, gpu, &mut wrong).and_then(|()| match one_error(&wrong) {
+            Some(e) => Err(e),
+            None => Ok(()),
+        });
+        match filled {
             Ok(()) => Ok(p),
             Err(e) => {
                 p.unload(memory);
@@ -171,7 +183,44 @@ impl Program {
         }
     }
 
-    fn fill(&mut self, module: &Module, memory: &Memory) -> Result<(), PtxError> {
+    /// Every distinct spelling in a module, sorted, and whether all its uses are understood.
+    ///
+    /// # Errors
+    /// The module's variables cannot be placed.
+    pub fn spellings(module: &Module, memory: &Memory, gpu: &Gpu) -> Result<BTreeMap<String, bool>, PtxError> {
+        let mut wrong = vec![];
+        let mut p = Self::empty(module);
+        let filled = p.fill(module, memory, gpu, &mut wrong);
+        p.unload(memory);
+        filled?;
+        let wrong: HashSet<u32> = wrong.iter().map(|e| e.line).collect();
+        let mut all = BTreeMap::new();
+        for i in module.functions.iter().flat_map(|f| &f.body) {
+            *all.entry(i.spelling()).or_insert(true) &= !wrong.contains(&i.line);
+        }
+        Ok(all)
+    }
+
+    fn empty(module: &Module) -> Self {
+        Self {
+            functions: vec![],
+            globals: HashMap::new(),
+            files: module.files.clone(),
+            frame: [1; 4],
+            callee_local: 0,
+            param_stride: 0,
+            makes_calls: false,
+        }
+    }
+
+    /// Instructions that are not understood and functions that are too large go to `wrong`.
+    fn fill(
+        &mut self,
+        module: &Module,
+        memory: &Memory,
+        gpu: &Gpu,
+        wrong: &mut Vec<PtxError>,
+    ) -> Result<(), PtxError> {
         let functions: HashMap<String, u32> =
             module.functions.iter().enumerate().map(|(n, f)| (f.name.clone(), n as u32)).collect();
         let mut symbols: HashMap<String, (Space, u64)> = functions
@@ -200,20 +249,20 @@ impl Program {
         self.callee_local = module.functions.iter().filter(|f| !f.entry).map(local).max().unwrap_or(0);
         let reached = reached(module);
         self.makes_calls = module.functions.iter().any(|f| f.body.iter().any(|i| i.op == "call"));
-        let mut wrong: Vec<PtxError> = vec![];
         for (n, f) in module.functions.iter().enumerate() {
             let start = if reached[n].iter().any(|s| shared.contains(s)) { common } else { 0 };
             let code =
-                self.function_of(module, n, f, start, local(f), &symbols, &functions, &layouts, &mut wrong);
+                self.function_of(module, n, f, start, local(f), &symbols, &functions, &layouts, wrong);
+            let limits = [
+                (code.shared_bytes, u64::from(gpu.shared_per_block), "shared memory"),
+                (local(f), LOCAL_BYTES, "local memory a thread"),
+                (layouts[n].bytes, PARAM_BYTES, "parameters"),
+            ];
+            for (bytes, most, what) in limits.into_iter().filter(|l| l.0 > l.1) {
+                let what = format!("{} has {bytes} bytes of {what}: at most {most} are possible", f.name);
+                wrong.push(PtxError::new(f.line, what));
+            }
             self.functions.push(code);
-        }
-        if let Some(first) = wrong.first() {
-            let list: Vec<String> =
-                wrong.iter().skip(1).take(20).map(|e| format!("line {}: {}", e.line, e.what)).collect();
-            let more = wrong.len().saturating_sub(21);
-            let what = std::iter::once(first.what.clone()).chain(list).collect::<Vec<_>>().join("; ");
-            let what = if more > 0 { format!("{what}; and {more} more") } else { what };
-            return Err(PtxError::new(first.line, what));
         }
         for f in &self.functions {
             for (a, b) in self.frame.iter_mut().zip(f.registers_by_file) {
