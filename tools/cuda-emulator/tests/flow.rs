@@ -229,6 +229,8 @@ fn deadlocks_and_endless_loops_end() {
         assert_eq!((line, code), (7, Code::LaunchTimeout), "{what}");
         assert!(what.contains("barrier 3"), "{what}");
     }
+    let body = "ld.param.u64 %rd0, [out];\nL: ld.volatile.global.u32 %r1, [%rd0]; setp.eq.u32 %p1, %r1, 0; @%p1 bra L; ret;";
+    assert_eq!(fault(body, Options::default()).1, Code::LaunchTimeout);
     let options = Options { budget: Some(10_000), ..Options::default() };
     assert_eq!(fault("L: bra L;", options).1, Code::LaunchTimeout);
 }
@@ -246,6 +248,21 @@ fn synccheck_sees_a_divergent_barrier() {
     let m = machine(&kernel(OUT, body), Options { synccheck: true, ..Options::default() });
     let report = m.launch("k", 1, 64, 0, &[0u64.into()]);
     assert!(report.findings.iter().any(|f| f.what.contains("barrier 0")), "{:?}", report.findings);
+}
+
+#[test]
+fn a_warp_meets_at_its_barrier_and_exchange() {
+    // Odd lanes loop longer; the exchange waits for them. Then halves meet at barriers in different branches.
+    let body = format!(
+        "{MINE} and.b32 %r3, %r2, 1; mov.u32 %r4, 0; setp.eq.u32 %p1, %r3, 0; @%p1 bra G;
+        L: add.u32 %r4, %r4, 1; setp.lt.u32 %p2, %r4, 1000; @%p2 bra L;
+        G: shfl.sync.bfly.b32 %r5, %r4, 1, 31, -1; setp.lt.u32 %p3, %r2, 16; @%p3 bra A; bar.warp.sync -1; bra B;
+        A: bar.warp.sync -1; B: st.global.u32 [%rd1], %r5; ret;"
+    );
+    check(&kernel(OUT, &body), 2, 64, |i| if i % 2 == 1 { 0 } else { 1000 });
+    let m = machine(&kernel(OUT, &body), Options::all());
+    let out = m.upload(&[0u32; 64]);
+    m.launch("k", 1, 64, 0, &[out.into()]).ok();
 }
 
 #[test]

@@ -176,6 +176,14 @@ impl<'l> Block<'l> {
         End::Fault(Box::new((self.cta.site(&self.warps[warp].w, f.lane), f)))
     }
 
+    /// What to say of a block that waits for what never comes.
+    pub fn hung(&self) -> (Site, Fault) {
+        let waits = self.warps.iter().find(|w| w.runnable()).or(self.warps.first());
+        let site = |w: &Thread32| self.cta.site(&w.w, None);
+        let what = "no progress: every warp that can run waits in a loop for something that nobody does";
+        (waits.map(site).unwrap_or_default(), Fault::new(Code::LaunchTimeout, what))
+    }
+
     /// Nobody can run and somebody is left.
     fn deadlock(&mut self) -> End {
         let held = |w: &Thread32| {

@@ -450,6 +450,12 @@ impl Program {
 fn decode(s: &Scope, i: &Instr) -> Result<Inst, PtxError> {
     for family in ops::FAMILIES {
         if let Some((exec, class)) = family(s, i)? {
+            // Those that exchange between lanes wait for the lanes that they name last.
+            let exchanges = matches!(i.op.as_str(), "shfl" | "vote" | "match" | "redux") && i.has("sync");
+            let exec = match i.operands.last().filter(|_| exchanges) {
+                Some(o) => ops::sync::together(s.src32(i, o, Type::U32)?, exec),
+                None => exec,
+            };
             let guard = i.guard.map(|(r, not)| (s.slots[r as usize], not));
             return Ok(Inst {
                 guard,

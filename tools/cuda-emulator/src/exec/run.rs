@@ -5,11 +5,14 @@ use super::launch::{Launch, Report};
 use crate::check;
 use crate::count::Counters;
 use crate::error::{Code, Fault, Site};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Instructions a block runs before another resident block has its turn.
 const SLICE: u64 = 1 << 20;
+/// How long every worker's blocks may all wait before the launch is said to make no progress.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the workers share.
 struct Grid<'l> {
@@ -19,6 +22,9 @@ struct Grid<'l> {
     /// Blocks resident on one worker at most.
     resident: usize,
     stop: AtomicBool,
+    /// Workers that have done something else than wait, lately; and how often any has.
+    busy: AtomicUsize,
+    progress: AtomicU64,
     checks: Option<Arc<check::Launch>>,
     done: Mutex<Done>,
 }
@@ -67,6 +73,8 @@ impl Launch<'_> {
             resident: if self.cooperative { blocks } else { on_device.div_ceil(workers as u64) }.max(1)
                 as usize,
             stop: AtomicBool::new(false),
+            busy: AtomicUsize::new(workers),
+            progress: AtomicU64::new(0),
             checks: check::Launch::new(
                 self.options,
                 self.memory,
@@ -140,6 +148,7 @@ impl<'l> Grid<'l> {
         let mut more = true;
         // Slices since a block finished or went on without waiting.
         let mut idle = 0;
+        let mut waits: Option<(Instant, u64)> = None;
         while !self.stop.load(Ordering::Relaxed) {
             let wants = running.is_empty() || idle >= running.len() && running.len() < self.resident;
             if wants && more {
@@ -161,7 +170,14 @@ impl<'l> Grid<'l> {
                 break;
             }
             turn %= running.len();
-            match running[turn].run(SLICE) {
+            let end = running[turn].run(SLICE);
+            if !matches!(end, End::Spinning) {
+                self.progress.fetch_add(1, Ordering::Relaxed);
+                if waits.take().is_some() {
+                    self.busy.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            match end {
                 End::Done => {
                     let mut b = running.swap_remove(turn);
                     idle = 0;
@@ -176,7 +192,19 @@ impl<'l> Grid<'l> {
                 End::Spinning => {
                     idle += 1;
                     turn += 1;
-                    if idle > running.len() {
+                    if idle > running.len() && (!more || running.len() >= self.resident) {
+                        let now = self.progress.load(Ordering::Relaxed);
+                        let (since, then) = *waits.get_or_insert_with(|| {
+                            self.busy.fetch_sub(1, Ordering::Relaxed);
+                            (Instant::now(), now)
+                        });
+                        if now != then {
+                            waits = Some((Instant::now(), now));
+                        } else if self.busy.load(Ordering::Relaxed) == 0 && since.elapsed() > PATIENCE {
+                            let b = &running[turn % running.len()];
+                            let (site, fault) = b.hung();
+                            self.failed(b.cta.linear(), site, fault);
+                        }
                         std::thread::yield_now();
                     }
                 }
@@ -187,6 +215,9 @@ impl<'l> Grid<'l> {
                     spare.push(b);
                 }
             }
+        }
+        if waits.is_none() {
+            self.busy.fetch_sub(1, Ordering::Relaxed);
         }
         running.iter_mut().for_each(|b| self.finish(b));
         let mut done = self.lock();

@@ -148,8 +148,14 @@ impl Thread32 {
                     .filter(|g| g.state == State::Converge)
                     .min_by_key(|g| (std::cmp::Reverse(g.depth), g.function, g.pc))
                 {
-                    g.state = State::Ready;
-                    self.w.stuck = true;
+                    let first = *g;
+                    if !self.meet(cta, first) {
+                        self.groups
+                            .iter_mut()
+                            .filter(|g| g.mask & first.mask != 0)
+                            .for_each(|g| g.state = State::Ready);
+                        self.w.stuck = true;
+                    }
                     continue;
                 } else {
                     Stop::Blocked
@@ -327,6 +333,24 @@ impl Thread32 {
                 return Ok(stop);
             }
         }
+    }
+
+    /// Groups that wait at `bar.warp.sync` in different places meet all the same. Whether the first is one of them.
+    fn meet(&mut self, cta: &mut Cta, first: Group) -> bool {
+        let program = cta.launch.program;
+        let at = |g: &Group| {
+            let inst = &program.functions[g.function as usize].body[g.pc as usize];
+            g.state == State::Converge && &*inst.spelling == "bar.warp.sync"
+        };
+        let all = self.groups.iter().filter(|g| at(g)).fold(0, |m, g| m | g.mask);
+        if !at(&first) || all == first.mask || all != self.w.alive {
+            return false;
+        }
+        cta.warp_barrier(&self.w, all);
+        for g in self.groups.iter_mut().filter(|g| at(g)) {
+            (g.pc, g.state) = (g.pc + 1, State::Ready);
+        }
+        true
     }
 
     fn spend(&mut self, n: u32) {

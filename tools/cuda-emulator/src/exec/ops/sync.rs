@@ -1,7 +1,7 @@
 //! bar, barrier, membar, fence, nanosleep and hints of scheduling.
 
 use crate::error::{Code, Fault, PtxError};
-use crate::exec::decode::{Decoded, Dst, Scope};
+use crate::exec::decode::{Decoded, Dst, Scope, Src32};
 use crate::exec::{Barrier, Class, Exec, Flow, Mask, Reduce, Warp};
 use crate::ptx::ast::{Instr, Operand, Type};
 
@@ -51,7 +51,12 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
             left &= !named & !(1 << lane);
         }
         if missing != 0 {
-            return Ok(Flow::Again);
+            if !w.stuck {
+                return Ok(Flow::Converge);
+            }
+            cta.misuse(w, Some(m.trailing_zeros()), || {
+                format!("lanes {missing:#010x} of the members do not come to the warp's barrier")
+            });
         }
         let mut left = m;
         while left != 0 {
@@ -63,6 +68,13 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
         Ok(Flow::Next)
     });
     Ok(Some((exec, Class::Barrier)))
+
+/// An exchange that waits until the lanes of its member mask are here, or those that are not will not come.
+pub fn together(members: Src32, exec: Exec) -> Exec {
+    Box::new(move |w, cta, m| {
+        let want = members.get(w).0[m.trailing_zeros() as usize & 31];
+        if want & w.alive & !m != 0 && !w.stuck { Ok(Flow::Converge) } else { exec(w, cta, m) }
+    })
 }
 
 /// The barrier that stands for a cluster's: outside of the sixteen that programs name.
