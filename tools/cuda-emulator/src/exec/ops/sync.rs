@@ -68,6 +68,7 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
         Ok(Flow::Next)
     });
     Ok(Some((exec, Class::Barrier)))
+}
 
 /// An exchange that waits until the lanes of its member mask are here, or those that are not will not come.
 pub fn together(members: Src32, exec: Exec) -> Exec {
