@@ -60,6 +60,11 @@ pub(super) struct Thread32 {
     running: usize,
 }
 
+/// Lanes that have exited.
+fn exited(w: &Warp) -> Mask {
+    w.lanes & !w.alive
+}
+
 impl Thread32 {
     pub fn new(w: Warp) -> Self {
         Self { w, groups: vec![], returns: vec![], jumps: 0, forced: (0, 0), running: 0 }
@@ -287,6 +292,15 @@ impl Thread32 {
                                 format!(
                                     "barrier {} is met by lanes {mask:#x} of {:#x} only",
                                     b.id, self.w.alive
+                                )
+                            });
+                        }
+                        if b.aligned && exited(&self.w) != 0 {
+                            cta.misuse(&self.w, None, || {
+                                format!(
+                                    "barrier {} is met by a warp of which lanes {:#x} have exited",
+                                    b.id,
+                                    exited(&self.w)
                                 )
                             });
                         }

@@ -74,7 +74,16 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
 pub fn together(members: Src32, exec: Exec) -> Exec {
     Box::new(move |w, cta, m| {
         let want = members.get(w).0[m.trailing_zeros() as usize & 31];
-        if want & w.alive & !m != 0 && !w.stuck { Ok(Flow::Converge) } else { exec(w, cta, m) }
+        if want & w.alive & !m != 0 && !w.stuck {
+            return Ok(Flow::Converge);
+        }
+        let gone = want & w.lanes & !w.alive;
+        if gone != 0 {
+            cta.misuse(w, Some(m.trailing_zeros()), || {
+                format!("member mask {want:#010x} names lanes that have exited ({gone:#010x})")
+            });
+        }
+        exec(w, cta, m)
     })
 }
 
