@@ -39,7 +39,7 @@ def main():
             wm, wn, _, bm, bn, bk, stages = w[4 - t + 1:4 - t + 8]
             wm, wn, bm, bn, bk, stages = map(int, (wm, wn, bm, bn, bk, stages))
             start = 0 if t else float(re.sub(r"[^0-9.]", "", w[-1].replace("half_t", "")) or 0)
-            m, n, k = 2 * bm, 2 * bn, bk * (stages + 2)
+            m, n, k = 2 * bm, 2 * bn, bk * 7
             fill = lambda d: dict(i8="integers -128 127", u8="integers 0 255", f32="tf32").get(d, "normal")
             a = dict(buffer=ta, shape=[k, m] if t else [m, k], fill=fill(ta))
             b = dict(buffer=tb, shape=[k, n] if t else [n, k], fill=fill(tb))

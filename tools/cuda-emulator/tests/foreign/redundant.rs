@@ -25,6 +25,8 @@ const MANY: u32 = 32;
 pub struct Flow {
     does: Vec<Does>,
     next: Vec<Vec<usize>>,
+    /// Whether there are any asynchronous copies.
+    copies: bool,
 }
 
 fn does(op: &str, rest: &str) -> Does {
@@ -56,7 +58,8 @@ impl Flow {
         let label = |l: &&str| l.trim().strip_suffix(':').map(str::to_string);
         let labels: HashMap<_, _> =
             lines.iter().enumerate().filter_map(|(i, l)| Some((label(l)?, i))).collect();
-        let mut flow = Self { does: vec![], next: vec![] };
+        let copies = lines.iter().any(|l| l.contains("cp.async.c") && !l.contains("commit"));
+        let mut flow = Self { does: vec![], next: vec![], copies };
         for (i, line) in lines.iter().enumerate() {
             let code = line.trim().trim_start_matches('{').trim();
             let (guarded, code) = match code.strip_prefix('@') {
@@ -99,7 +102,7 @@ impl Flow {
         let own = |i: usize| match self.does[i] {
             Does::Access(a) => a,
             // What it completes becomes visible.
-            Does::Wait(n) if pending[i] > n => SHARED_WRITE,
+            Does::Wait(n) if pending[i] > n && self.copies => SHARED_WRITE,
             _ => 0,
         };
         let mut seen = vec![0u8; self.does.len()];
@@ -129,7 +132,10 @@ impl Flow {
             return !conflict(SHARED_WRITE, SHARED_READ | SHARED_WRITE)
                 && !conflict(GLOBAL_WRITE, GLOBAL_READ | GLOBAL_WRITE);
         }
-        let mut mutant = Self { does: self.does.clone(), next: self.next.clone() };
+        if !self.copies {
+            return true;
+        }
+        let mut mutant = Self { does: self.does.clone(), next: self.next.clone(), copies: true };
         mutant.does[line] = weaker.map_or(Does::Nothing, Does::Wait);
         let waits = |i: usize| matches!(self.does[i], Does::Wait(_));
         let (with, without) = (self.pending(), mutant.pending());
