@@ -1,6 +1,8 @@
 //! Broken kernels and their repaired twins: the right checker names kernel and source line, and the twin is silent.
 //! The kernels say themselves how they are launched: see `pairs/race.cu`.
 
+mod host;
+
 use inp_cuda_emulator::error::Site;
 use inp_cuda_emulator::exec::launch::Report;
 use inp_cuda_emulator::options::Options;

@@ -122,6 +122,20 @@ impl Flow {
         }
         seen
     }
+    /// Whether shared memory may still be touched after a line.
+    fn shared_after(&self, line: usize) -> bool {
+        let (mut todo, mut seen) = (self.next[line].clone(), vec![false; self.next.len()]);
+        while let Some(i) = todo.pop() {
+            if std::mem::replace(&mut seen[i], true) {
+                continue;
+            }
+            if matches!(self.does[i], Does::Access(a) if a & (SHARED_READ | SHARED_WRITE) != 0) {
+                return true;
+            }
+            todo.extend(&self.next[i]);
+        }
+        false
+    }
     /// Whether the program stays the same when a line's barrier or wait goes (`None`) or waits for less.
     pub fn redundant(&self, line: usize, weaker: Option<u32>) -> bool {
         if self.does[line] == Does::Barrier {
@@ -139,7 +153,9 @@ impl Flow {
         mutant.does[line] = weaker.map_or(Does::Nothing, Does::Wait);
         let waits = |i: usize| matches!(self.does[i], Does::Wait(_));
         let (with, without) = (self.pending(), mutant.pending());
-        (0..with.len()).all(|i| waits(i) || without[i] <= with[i])
+        // Copies that nobody reads or overwrites may be in flight to the end.
+        let idle = !self.shared_after(line);
+        idle || (0..with.len()).all(|i| waits(i) || without[i] <= with[i])
     }
 }
 

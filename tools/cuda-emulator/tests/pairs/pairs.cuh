@@ -27,3 +27,16 @@ __device__ __forceinline__ int add(int* at, int x) {
 __device__ __forceinline__ void add(float* at, float x) {
     asm volatile("red.add.f32 [%0], %1;" ::"l"(at), "f"(x) : "memory"); // <<
 }
+__device__ __forceinline__ float exchange(unsigned mask, float x) {
+    float y;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, 1, 31, %2;" : "=f"(y) : "f"(x), "r"(mask)); // <<
+    return y;
+}
+__device__ __forceinline__ unsigned ballot(unsigned mask, bool x) {
+    unsigned y;
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, p, %2; }" : "=r"(y) : "r"((unsigned)x), "r"(mask)); // <<
+    return y;
+}
+__device__ __forceinline__ void warp_barrier(unsigned mask) {
+    asm volatile("bar.warp.sync %0;" ::"r"(mask) : "memory"); // <<
+}

@@ -59,21 +59,21 @@ KERNEL unequal_trips(const float* x, float* y) {
 KERNEL shuffle_absent_lanes(const float* x, float* y) {
     float v = x[T];
     if (T < 16) {
-        if (BROKEN) v += __shfl_xor_sync(0xFFFFFFFF, v, 1); // <<
-        else v += __shfl_xor_sync(0xFFFF, v, 1);
+        if (BROKEN) v += exchange(0xFFFFFFFF, v); // <<
+        else v += exchange(0xFFFF, v);
     }
     y[T] = v;
 }
 
 // pair: synccheck block=32 args=in:32,out:32
 KERNEL shuffle_without_self(const float* x, float* y) {
-    y[T] = __shfl_xor_sync(BROKEN ? 0xFFFF : 0xFFFFFFFF, x[T], 1); // <<
+    y[T] = exchange(BROKEN ? 0xFFFF : 0xFFFFFFFF, x[T]); // <<
 }
 
 // pair: synccheck block=32 args=in:32,out:32
 KERNEL vote_absent_lanes(const float* x, float* y) {
     unsigned v = 0;
-    if (x[T] > 10) v = __ballot_sync(BROKEN ? 0xFFFFFFFF : __activemask(), x[T] > 20); // <<
+    if (x[T] > 10) v = ballot(BROKEN ? 0xFFFFFFFF : __activemask(), x[T] > 20); // <<
     y[T] = v;
 }
 
@@ -82,7 +82,7 @@ KERNEL warp_barrier_absent_lanes(const float* x, float* y) {
     __shared__ float s[32];
     s[T] = x[T];
     if (T < 16) {
-        __syncwarp(BROKEN ? 0xFFFFFFFF : 0xFFFF); // <<
+        warp_barrier(BROKEN ? 0xFFFFFFFF : 0xFFFF); // <<
         y[T] = s[T ^ 1];
     }
 }
