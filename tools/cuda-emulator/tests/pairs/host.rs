@@ -113,6 +113,7 @@ fn stream() -> Handle {
 }
 
 fn event(flags: u32) -> Handle {
+    load(PTX);
     let mut e = null_mut();
     // SAFETY: a live value.
     assert_eq!(unsafe { cuEventCreate(&mut e, flags) }, OK);
