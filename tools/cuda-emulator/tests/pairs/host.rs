@@ -190,7 +190,8 @@ fn parameter_buffer_too_small() {
     let mut launch = |mut bytes: usize| {
         let size: *mut usize = &mut bytes;
         // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END.
-        let mut extra = [1usize as Handle, buffer.as_mut_ptr().cast(), 2usize as Handle, size.cast(), null_mut()];
+        let mut extra =
+            [1usize as Handle, buffer.as_mut_ptr().cast(), 2usize as Handle, size.cast(), null_mut()];
         // SAFETY: the list is as the API wants it.
         unsafe { cuLaunchKernel(f, 1, 1, 1, 1, 1, 1, 0, null_mut(), null_mut(), extra.as_mut_ptr()) }
     };
@@ -214,7 +215,7 @@ fn freed_twice() {
 fn copied_past_the_end() {
     load(PTX);
     let at = alloc(1000);
-    let data = [0u8; 2 << 20];
+    let data = vec![0u8; 2 << 20];
     // SAFETY: the source is long enough for both.
     unsafe {
         assert_eq!(cuMemcpyHtoD_v2(at, data.as_ptr().cast(), 1 << 20), INVALID_VALUE);
