@@ -5,6 +5,7 @@ mod copy;
 mod count;
 mod coverage;
 mod cvt;
+mod driver;
 mod exact;
 mod fatbin;
 mod float;
