@@ -102,7 +102,9 @@ fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<E
         let mut t: Accumulator = [[0.; 32]; 4];
         if cs.len() == 4 {
             for (t, c) in t.iter_mut().zip(&cs) {
-                *t = c.get(w).0.map(f32::from_bits);
+                for (t, c) in t.iter_mut().zip(&c.get(w).0) {
+                    *t = f32::from_bits(*c);
+                }
             }
         } else {
             for (n, t) in t.iter_mut().enumerate() {
@@ -113,7 +115,11 @@ fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<E
         unsafe { product(&ab.get(w), &mut t) };
         if ds.len() == 4 {
             for (d, t) in ds.iter().zip(&t) {
-                w.set32(*d, !0, &L32(t.map(f32::to_bits)));
+                let mut x = L32::splat(0);
+                for (x, t) in x.0.iter_mut().zip(t) {
+                    *x = t.to_bits();
+                }
+                w.set32(*d, !0, &x);
             }
         } else {
             for (h, d) in ds.iter().enumerate() {
