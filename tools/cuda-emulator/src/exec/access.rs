@@ -85,7 +85,11 @@ impl Cta<'_> {
             return Err(self.outside(a, Space::Global, lane));
         }
         self.note(w, a, Space::Global, a.addresses);
-        Ok(a.addresses.map(|x| x as *mut u8))
+        let mut p = [std::ptr::null_mut(); 32];
+        for (p, x) in p.iter_mut().zip(a.addresses) {
+            *p = *x as *mut u8;
+        }
+        Ok(p)
     }
 
     #[inline(always)]
@@ -99,7 +103,11 @@ impl Cta<'_> {
             self.note(w, a, Space::Shared, &a.addresses.map(|x| x.wrapping_sub(window)));
         }
         let base = self.shared.as_mut_ptr();
-        Ok(a.addresses.map(|x| base.wrapping_add(x.wrapping_sub(window) as usize)))
+        let mut p = [base; 32];
+        for (p, x) in p.iter_mut().zip(a.addresses) {
+            *p = base.wrapping_add(x.wrapping_sub(window) as usize);
+        }
+        Ok(p)
     }
 
     /// Local and param memory, lane by lane.

@@ -111,8 +111,18 @@ impl Addr {
     pub fn get(&self, w: &Warp) -> [u64; 32] {
         match self.base {
             Base::None => [self.offset as u64; 32],
-            Base::R32(s) => w.r32(s).0.map(|x| u64::from(x.wrapping_add(self.offset as u32))),
-            Base::R64(s) => w.r64(s).0.map(|x| x.wrapping_add(self.offset as u64)),
+            Base::R32(s) => {
+                let mut r = [0; 32];
+                for (r, x) in r.iter_mut().zip(&w.r32(s).0) {
+                    *r = u64::from(x.wrapping_add(self.offset as u32));
+                }
+                r
+            }
+            Base::R64(s) => {
+                let mut r = w.r64(s).0;
+                r.iter_mut().for_each(|x| *x = x.wrapping_add(self.offset as u64));
+                r
+            }
         }
     }
 }

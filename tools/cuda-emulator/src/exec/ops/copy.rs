@@ -24,6 +24,8 @@ struct Copy {
     flying: Mask,
     /// Group of each lane: how many the lane had committed before.
     group: [u32; 32],
+    /// Whether all lanes are in the same group.
+    together: bool,
     /// Host addresses.
     from: [u64; 32],
     /// Offsets in shared memory.
@@ -204,12 +206,16 @@ fn wait(w: &Warp, cta: &mut Cta, mask: Mask, keep: u32) {
     cta.copies.warp(id);
     let InFlight { warps, spare, .. } = &mut cta.copies;
     let Issued { copies, committed, .. } = &mut warps[id];
+    let together = committed.iter().all(|c| *c == committed[0]);
     let check = &mut cta.check;
     let shared = &mut cta.shared;
     for _ in 0..copies.len() {
         let Some(mut c) = copies.pop_front() else { return };
-        let mut due = 0;
-        (0..32).for_each(|l| due |= Mask::from(c.group[l].saturating_add(keep) < committed[l]) << l);
+        let over = |l: usize| c.group[l].saturating_add(keep) < committed[l];
+        let mut due = if over(0) { !0 } else { 0 };
+        if !(together && c.together) {
+            due = (0..32).fold(0, |due, l| due | Mask::from(over(l)) << l);
+        }
         due &= c.waiting & mask;
         c.land(due, shared);
         c.waiting &= !due;
@@ -322,11 +328,12 @@ fn start(
     let issued = &mut warps[id];
     let mut c = spare.pop().unwrap_or_else(|| {
         let (group, from, to, live) = ([0; 32], [0; 32], [0; 32], [0; 32]);
-        Box::new(Copy { serial: 0, waiting: 0, flying: 0, group, from, to, bytes: 0, live })
+        Box::new(Copy { serial: 0, waiting: 0, flying: 0, group, together: true, from, to, bytes: 0, live })
     });
     c.serial = issued.serial;
     issued.serial += 1;
     (c.waiting, c.flying, c.bytes, c.live, c.group) = (mask, mask, bytes, sizes, issued.committed);
+    c.together = c.group.iter().all(|g| *g == c.group[0]);
     for l in 0..32 {
         c.from[l] = sources[l] as u64;
         c.to[l] = (destinations[l] as usize).wrapping_sub(base) as u32;

@@ -9,7 +9,7 @@ mod wmma;
 
 use crate::error::{Code, Fault};
 use crate::exec::decode::{Decoded, Scope};
-use crate::exec::{Cta, Mask, Warp};
+use crate::exec::{Cta, Flow, Mask, Warp};
 use crate::ptx::ast::Instr;
 
 /// The families' entry.
@@ -24,14 +24,17 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
     }
 }
 
-/// These instructions are a whole warp's: with fewer lanes their result is undefined.
+/// These instructions are a whole warp's: lanes wait for the others, and without them the result is undefined.
 #[inline(always)]
-fn whole(w: &Warp, cta: &mut Cta, mask: Mask) -> Result<(), Fault> {
-    if mask == !0 { Ok(()) } else { Err(partial(w, cta, mask)) }
+fn whole(w: &Warp, cta: &mut Cta, mask: Mask) -> Result<Option<Flow>, Fault> {
+    if mask == !0 { Ok(None) } else { partial(w, cta, mask).map(Some) }
 }
 #[cold]
-fn partial(w: &Warp, cta: &mut Cta, mask: Mask) -> Fault {
+fn partial(w: &Warp, cta: &mut Cta, mask: Mask) -> Result<Flow, Fault> {
+    if w.active != w.alive && !w.stuck {
+        return Ok(Flow::Converge);
+    }
     let what = format!("a matrix instruction is reached by lanes {mask:#010x} only, it needs the whole warp");
     cta.misuse(w, None, || what.clone());
-    Fault::new(Code::IllegalInstruction, what)
+    Err(Fault::new(Code::IllegalInstruction, what))
 }

@@ -54,7 +54,9 @@ pub(super) fn load(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
     }
     let addr = s.addr(i, s.operand(i, 1)?)?;
     let exec: Exec = Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         copy::drift(cta);
         let (kind, order, mask) = (Kind::Read, Order::Weak, rows(count));
         let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
@@ -79,7 +81,9 @@ pub(super) fn store(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
     let sources = elements(i, s.operand(i, 1)?, count)?;
     let sources: Vec<Src32> = sources.iter().map(|o| s.src32(i, o, Type::B32)).collect::<Result<_, _>>()?;
     let exec: Exec = Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         copy::drift(cta);
         let (kind, order, mask) = (Kind::Write, Order::Weak, rows(sources.len()));
         let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
@@ -105,7 +109,9 @@ pub(super) fn transpose(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError>
     };
     let a = s.src32(i, s.operand(i, 1)?, Type::B32)?;
     let exec: Exec = Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let x = transposed(a.get(w));
         w.set32(d, !0, &x);
         Ok(Flow::Next)

@@ -96,11 +96,15 @@ fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<E
     let ab = Sources::of(s, i, 2, steps)?;
     let (ds, cs) = (results(s, i, registers(d))?, sources(s, i, 3, registers(c))?);
     Ok(Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let mut t: Accumulator = [[0.; 32]; 4];
         if cs.len() == 4 {
             for (t, c) in t.iter_mut().zip(&cs) {
-                *t = c.get(w).0.map(f32::from_bits);
+                for (t, c) in t.iter_mut().zip(&c.get(w).0) {
+                    *t = f32::from_bits(*c);
+                }
             }
         } else {
             for (n, t) in t.iter_mut().enumerate() {
@@ -111,7 +115,11 @@ fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<E
         unsafe { product(&ab.get(w), &mut t) };
         if ds.len() == 4 {
             for (d, t) in ds.iter().zip(&t) {
-                w.set32(*d, !0, &L32(t.map(|x| if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })));
+                let mut x = L32::splat(0);
+                for (x, t) in x.0.iter_mut().zip(t) {
+                    *x = t.to_bits();
+                }
+                w.set32(*d, !0, &x);
             }
         } else {
             for (h, d) in ds.iter().enumerate() {
@@ -147,7 +155,9 @@ fn integer(s: &Scope, i: &Instr, shape: &str, a: &str, b: &str) -> Result<Exec, 
     let (ds, cs) = (results(s, i, 2 * halves)?, sources(s, i, 3, 2 * halves)?);
     let saturates = i.has("satfinite");
     Ok(Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let mut t: Accumulator = [[0.; 32]; 4];
         // SAFETY: `product` was chosen for this machine.
         unsafe { product(&ab.get(w), &mut t) };
@@ -179,7 +189,9 @@ fn binary(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
     let ab = Sources::of(s, i, halves, steps)?;
     let (ds, cs) = (results(s, i, 2 * halves)?, sources(s, i, 3, 2 * halves)?);
     Ok(Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let mut t: [L32; 4] = [L32::splat(0); 4];
         let o = ab.get(w);
         for (n, t) in t[..2 * halves].iter_mut().enumerate() {
@@ -221,7 +233,9 @@ pub(super) fn double(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError
     let ds: Vec<u32> =
         elements(i, s.operand(i, 0)?, 2 * halves)?.iter().map(slot).collect::<Result<_, _>>()?;
     Ok(Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let mut t = [L64::splat(0); 4];
         for (n, t) in t[..2 * halves].iter_mut().enumerate() {
             let c = c[n].get(w);

@@ -20,6 +20,13 @@ pub type Accumulator = [[f32; 32]; 4];
 pub type Product = unsafe fn(&Operands, &mut Accumulator);
 
 const MOST: usize = 16;
+/// What every NaN becomes.
+const NAN: f32 = f32::from_bits(0x7fff_ffff);
+
+#[inline(always)]
+fn canonical(x: f32) -> f32 {
+    if x.is_nan() { NAN } else { x }
+}
 
 #[inline(always)]
 fn unpack<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
@@ -61,8 +68,8 @@ fn plain<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(o: &Oper
     }
     for h in 0..HALVES {
         for l in 0..32 {
-            c[2 * h][l] = t[h][l / 4][l % 4 * 2];
-            c[2 * h + 1][l] = t[h][l / 4][l % 4 * 2 + 1];
+            c[2 * h][l] = canonical(t[h][l / 4][l % 4 * 2]);
+            c[2 * h + 1][l] = canonical(t[h][l / 4][l % 4 * 2 + 1]);
         }
     }
 }
@@ -131,7 +138,10 @@ unsafe fn avx512<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
         for h in 0..HALVES {
             for odd in 0..2 {
                 for z in 0..2 {
-                    _mm512_storeu_ps(c[2 * h + odd].as_mut_ptr().add(16 * z), t[h][odd][z]);
+                    let t = t[h][odd][z];
+                    let t =
+                        _mm512_mask_mov_ps(t, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(t, t), _mm512_set1_ps(NAN));
+                    _mm512_storeu_ps(c[2 * h + odd].as_mut_ptr().add(16 * z), t);
                 }
             }
         }

@@ -143,7 +143,9 @@ fn load(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
     let ds = elements(i, s.operand(i, 0)?, from.fragment.count)?;
     let ds: Vec<Dst> = ds.iter().map(|o| s.dst(i, o)).collect::<Result<_, _>>()?;
     let exec: Exec = Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let Fragment { each, bytes, .. } = from.fragment;
         for (r, d) in ds.iter().enumerate() {
             let mut x = [0u64; 32];
@@ -176,7 +178,9 @@ fn store(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
     let doubles = if wide { sources } else { &[] };
     let doubles: Vec<_> = doubles.iter().map(|o| s.src64(i, o, Type::F64)).collect::<Result<_, _>>()?;
     let exec: Exec = Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let Fragment { each, bytes, count, .. } = to.fragment;
         for place in 0..count * each {
             let (r, e) = (place / each, place % each);
@@ -272,7 +276,9 @@ fn multiply(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
     let saturates = i.has("satfinite");
     let halves = [d == "f16", c == "f16"];
     let exec: Exec = Box::new(move |w, cta, mask| {
-        whole(w, cta, mask)?;
+        if let Some(flow) = whole(w, cta, mask)? {
+            return Ok(flow);
+        }
         let fill = |to: &mut [f32], f: &Fragment, from: &[Src32], get: Get| {
             for (r, x) in from.iter().enumerate() {
                 for l in 0..32 {
