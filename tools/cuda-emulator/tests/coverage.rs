@@ -33,7 +33,8 @@ fn the_list_of_instructions_is_what_decodes() {
     let mut all: BTreeMap<String, bool> = BTreeMap::new();
     for path in ptx_files() {
         let text = std::fs::read_to_string(&path).unwrap();
-        let module = inp_cuda_emulator::ptx::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let module =
+            inp_cuda_emulator::ptx::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         for (spelling, known) in Program::spellings(&module, &memory, &gpu).unwrap() {
             *all.entry(spelling).or_insert(true) &= known;
         }
@@ -58,5 +59,8 @@ fn the_list_of_instructions_is_what_decodes() {
         std::fs::write(&path, &table).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == table, "INSTRUCTIONS.md is not up to date: set INP_WRITE_INSTRUCTIONS=1 and test again");
+    assert!(
+        written == table,
+        "INSTRUCTIONS.md is not up to date: set INP_WRITE_INSTRUCTIONS=1 and test again"
+    );
 }

@@ -22,8 +22,20 @@ fn texts() -> Vec<String> {
 /// A few bytes, words or lines changed.
 fn mutate(text: &str, r: &mut Random) -> String {
     const BYTES: &[u8] = b"{}()[];,.:@%|<>+-!_\"0123456789 \nrxbfsup\xc3/";
-    const WORDS: &[&str] =
-        &["%r1", "%rd1", "%p1", "0", "-1", "4294967296", ".f32", ".u64", "ld", "bra", "[%rd1+1]", "{%r1, %r2}"];
+    const WORDS: &[&str] = &[
+        "%r1",
+        "%rd1",
+        "%p1",
+        "0",
+        "-1",
+        "4294967296",
+        ".f32",
+        ".u64",
+        "ld",
+        "bra",
+        "[%rd1+1]",
+        "{%r1, %r2}",
+    ];
     let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
     for _ in 0..=r.below(3) {
         let (n, other) = (r.below(lines.len()), r.below(lines.len()));
@@ -36,7 +48,8 @@ fn mutate(text: &str, r: &mut Random) -> String {
                 let words: Vec<&str> = lines[n].split_inclusive([' ', ',', '\t', '.']).collect();
                 let at = r.below(words.len());
                 let word = WORDS[r.below(WORDS.len())];
-                let put = |(i, w): (usize, &&str)| if i == at { format!("{word} ") } else { (*w).to_string() };
+                let put =
+                    |(i, w): (usize, &&str)| if i == at { format!("{word} ") } else { (*w).to_string() };
                 lines[n] = words.iter().enumerate().map(put).collect();
             }
             _ => {
@@ -67,7 +80,10 @@ fn mutated_ptx_is_parsed_or_refused() {
         match ptx::parse(&mutate(&lines, &mut r)) {
             Ok(_) => good += 1,
             Err(e) => {
-                assert!(e.line as usize <= lines.lines().count() + 8 && !e.what.is_empty() && e.what.len() < 2000, "{e}");
+                assert!(
+                    e.line as usize <= lines.lines().count() + 8 && !e.what.is_empty() && e.what.len() < 2000,
+                    "{e}"
+                );
                 bad += 1;
             }
         }
@@ -122,7 +138,11 @@ fn hostile_texts_are_refused_quickly() {
     for text in &hostile {
         let start = Instant::now();
         let e = ptx::parse(text).map(drop).unwrap_err();
-        assert!(e.what.len() < 2000 && start.elapsed() < Duration::from_secs(2), "{e}: {:?}", start.elapsed());
+        assert!(
+            e.what.len() < 2000 && start.elapsed() < Duration::from_secs(2),
+            "{e}: {:?}",
+            start.elapsed()
+        );
     }
     // Four thousand million registers of which one is used.
     let many = kernel(".reg .b32 %r<4294967295>;\nmov.b32 %r4294967290, 1;");

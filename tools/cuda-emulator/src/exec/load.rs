@@ -187,7 +187,11 @@ impl Program {
     ///
     /// # Errors
     /// The module's variables cannot be placed.
-    pub fn spellings(module: &Module, memory: &Memory, gpu: &Gpu) -> Result<BTreeMap<String, bool>, PtxError> {
+    pub fn spellings(
+        module: &Module,
+        memory: &Memory,
+        gpu: &Gpu,
+    ) -> Result<BTreeMap<String, bool>, PtxError> {
         let mut wrong = vec![];
         let mut p = Self::empty(module);
         let filled = p.fill(module, memory, gpu, &mut wrong);
@@ -251,8 +255,7 @@ impl Program {
         self.makes_calls = module.functions.iter().any(|f| f.body.iter().any(|i| i.op == "call"));
         for (n, f) in module.functions.iter().enumerate() {
             let start = if reached[n].iter().any(|s| shared.contains(s)) { common } else { 0 };
-            let code =
-                self.function_of(module, n, f, start, local(f), &symbols, &functions, &layouts, wrong);
+            let code = self.function_of(module, n, f, start, local(f), &symbols, &functions, &layouts, wrong);
             let limits = [
                 (code.shared_bytes, u64::from(gpu.shared_per_block), "shared memory"),
                 (local(f), LOCAL_BYTES, "local memory a thread"),
