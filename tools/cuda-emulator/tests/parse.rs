@@ -65,7 +65,7 @@ fn every_architecture_is_read() {
         // So is that of the source.
         let source = std::fs::read_to_string(folder().join("parse/features.cu")).unwrap();
         let barrier = instructions(&m).find(|i| i.op == "bar" || i.op == "barrier").unwrap();
-        let (file, line) = barrier.loc.unwrap();
+        let (file, line) = barrier.source.unwrap();
         assert_eq!(m.files[&file], "features.cu");
         assert!(source.lines().nth(line as usize - 1).unwrap().contains("__syncthreads"), "{arch}: {line}");
     }
@@ -87,7 +87,7 @@ fn messages_name_the_line_and_what_was_wanted() {
         (body("add.u32 %r1, [%r2, %r3;"), 6, "`]`"),
         (body("/* never ends"), 6, "comment"),
         (body(".reg .b33 %x;"), 6, "b33"),
-        (format!("{head}.entry k() {{ ret;"), 4, "end of the text"),
+        (format!("{head}.entry k() {{ ret;"), 4, "no closing `}`"),
     ] {
         let e = parse(&text).expect_err(&text);
         assert!(e.line == line && e.what.contains(what), "{text}\n{e}\nwanted line {line} and {what}");

@@ -40,7 +40,7 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
     let members = s.src32(i, s.operand(i, 0)?, Type::B32)?;
     let exec: Exec = Box::new(move |w, cta, m| {
         let masks = members.get(w).0;
-        let (mut left, mut missing) = (m, 0);
+        let (mut left, mut missing, mut gone) = (m, 0, 0);
         while left != 0 {
             let lane = left.trailing_zeros();
             let named = masks[lane as usize];
@@ -48,6 +48,7 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
                 cta.misuse(w, Some(lane), || format!("the members {named:#010x} leave out the lane itself"));
             }
             missing |= named & w.alive & !m;
+            gone |= named & w.lanes & !w.alive;
             left &= !named & !(1 << lane);
         }
         if missing != 0 {
@@ -56,6 +57,11 @@ fn warp_barrier(s: &Scope, i: &Instr) -> Decoded {
             }
             cta.misuse(w, Some(m.trailing_zeros()), || {
                 format!("lanes {missing:#010x} of the members do not come to the warp's barrier")
+            });
+        }
+        if gone != 0 {
+            cta.misuse(w, Some(m.trailing_zeros()), || {
+                format!("lanes {gone:#010x} of the members have exited before the warp's barrier")
             });
         }
         let mut left = m;
