@@ -11,6 +11,7 @@ use inp_former::engine::{Options, Scorer};
 use inp_former::eval::metrics::Mode;
 use inp_former::model::Model;
 use inp_former::runtime::weights::WeightFile;
+use inp_former::train::Backbone;
 use inp_former::train::features::{CacheMode, Item};
 use inp_former::train::run;
 use inp_former::{Error, Result};
@@ -134,7 +135,7 @@ impl Demo {
             log: Some(&self.out.join("training.csv")),
             options,
         };
-        match job.run(common, cpu, &common.backbone(None)?)? {
+        match job.run(common, cpu, &Backbone::new(cpu, common.backbone(None)?)?)? {
             Done::All => Ok(()),
             _ => Err(Error::usage(
                 "some pictures of the demo set could not be read; delete its folder and run again",

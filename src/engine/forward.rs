@@ -2,13 +2,13 @@
 //!
 //! Pictures of a batch go one after the other: each gets the same bits as alone, and nothing grows with the batch.
 
-use crate::model::config::PATCH;
+use crate::model::config::{Config, PATCH};
 use crate::ops::linear::pack::Mat;
 use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
 use crate::ops::{anomaly_map, attention, layernorm};
 use crate::runtime::Cpu;
 
-use super::fold::{Decode, EPS, Folded};
+use super::fold::{Decode, EPS, Encoder, Folded};
 use super::kernels::{add, coefficients, column_softmax, cosine, distances, gram, row_scales};
 
 /// Where a picture enters.
@@ -72,8 +72,8 @@ struct Factors {
 }
 
 impl Workspace {
-    pub fn new(cpu: &Cpu, m: &Folded) -> Self {
-        let cfg = &m.config;
+    /// For models of this shape; for its encoder alone where it says of no trained part.
+    pub fn new(cpu: &Cpu, cfg: &Config) -> Self {
         let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
         let n = cfg.side() * cfg.side();
         let t = n + cfg.prefix();
@@ -82,7 +82,7 @@ impl Workspace {
         let hidden = cfg.hidden.max(4 * c);
         let zeros = |len: usize| vec![0.0f32; len];
         let groups = |rows: usize| cfg.groups.iter().map(|_| zeros(rows * c)).collect::<Vec<_>>();
-        let factors = |_: &Decode| Factors {
+        let factors = |_: usize| Factors {
             kv: zeros(p * 2 * c),
             keys: zeros(h * up(p) * (c / h)),
             vw: zeros(hp * up(c)),
@@ -109,7 +109,7 @@ impl Workspace {
             inp_norm: zeros(p * c),
             inp_out: zeros(p * c),
             inp_hidden: zeros(p * 4 * c),
-            factors: m.decode.iter().map(factors).collect(),
+            factors: (0..cfg.decoder_blocks).map(factors).collect(),
             coef: zeros(n * (hp + 1)),
             coef_gram: zeros(n * (hp + 1)),
             rstd: zeros(n),
@@ -122,6 +122,10 @@ impl Workspace {
     /// Native maps `(N)` of each group (one for zero-shot), of the last pass.
     pub fn native(&self, zero_shot: bool) -> &[Vec<f32>] {
         if zero_shot { &self.native[..1] } else { &self.native }
+    }
+    /// Sums of each group's encoder outputs `(T, C)` of the last pass.
+    pub fn encoded(&self) -> &[Vec<f32>] {
+        &self.en
     }
     /// I `(P, C)` of the last pass.
     pub fn inp(&self) -> &[f32] {
@@ -138,9 +142,9 @@ impl Workspace {
         map: &mut [f32],
         stage: &mut dyn FnMut(&'static str),
     ) {
-        self.patches(cpu, m, pixels);
+        self.patches(cpu, &m.encoder, pixels);
         stage("patches");
-        self.encode(cpu, m, stage);
+        self.encode(cpu, &m.encoder, stage);
         self.extract(cpu, m);
         stage("extractor");
         if zero_shot {
@@ -153,7 +157,7 @@ impl Workspace {
     }
 
     /// Pixels → x: patch products added to the table.
-    fn patches(&mut self, cpu: &Cpu, m: &Folded, pixels: Pixels) {
+    pub fn patches(&mut self, cpu: &Cpu, m: &Encoder, pixels: Pixels) {
         let cfg = &m.config;
         let (c, side, size, k) = (cfg.channels, cfg.side(), cfg.crop, 3 * PATCH * PATCH);
         let cols = &mut self.hidden[..side * side * k];
@@ -188,7 +192,7 @@ impl Workspace {
     }
 
     /// x through the encoder's blocks; the groups' sums of target outputs.
-    fn encode(&mut self, cpu: &Cpu, m: &Folded, stage: &mut dyn FnMut(&'static str)) {
+    pub fn encode(&mut self, cpu: &Cpu, m: &Encoder, stage: &mut dyn FnMut(&'static str)) {
         let cfg = &m.config;
         let (c, hidden, heads, prefix) = (cfg.channels, cfg.hidden, cfg.heads, cfg.prefix());
         let t = self.x.len() / c;

@@ -91,7 +91,7 @@ impl Scorer {
             threshold: options.threshold.or_else(|| cfg.threshold(options.zero_shot)),
             cropper: Cropper::new(cfg.resize, cfg.crop)?,
             crop: vec![0; cfg.crop * cfg.crop * 3],
-            work: Workspace::new(&cpu, &folded),
+            work: Workspace::new(&cpu, cfg),
             model: Arc::new(folded),
             sorted: Vec::new(),
             cpu,
