@@ -46,7 +46,12 @@ fn pictures(folder: &Path, n: usize) -> Vec<Item> {
 }
 
 /// A store all of whose items are good.
-fn store<'a>(backbone: &'a Backbone, items: &[Item], mode: CacheMode, workers: usize) -> FeatureStore<'a> {
+fn store<'a>(
+    backbone: &'a Backbone,
+    items: &[Item],
+    mode: CacheMode,
+    workers: Option<usize>,
+) -> FeatureStore<'a> {
     let (mut calls, n) = (0, items.len());
     let progress = |done: usize, total: usize| {
         calls += 1;
@@ -61,7 +66,7 @@ fn store<'a>(backbone: &'a Backbone, items: &[Item], mode: CacheMode, workers: u
 /// What features are kept under, for one item.
 fn key(model: &Model, path: &Path, view: Option<usize>) -> String {
     let item = Item { path: path.to_path_buf(), view };
-    store(&Backbone::new(&cpu(), model.clone()).unwrap(), &[item], CacheMode::Off, 0).fingerprint()
+    store(&Backbone::new(&cpu(), model.clone()).unwrap(), &[item], CacheMode::Off, None).fingerprint()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -118,8 +123,8 @@ fn ram_disk_and_off_give_the_same_bits() {
         (disk(10), 8),
     ];
     for (mode, not_kept) in modes {
-        for workers in [0, 1, 3] {
-            let what = format!("{mode:?}, {workers} workers");
+        for workers in [None, Some(0), Some(1), Some(3)] {
+            let what = format!("{mode:?}, {workers:?} workers");
             let mut s = store(&m, &items, mode.clone(), workers);
             assert_eq!(s.not_kept(), not_kept, "{what}");
             for batch in [vec![0, 1, 2, 3, 4, 5, 6, 7], vec![7, 2, 2, 0], vec![4]] {
@@ -141,7 +146,7 @@ fn few_shot_items_are_the_views() {
     let (m, dir) = (backbone(), tempfile::tempdir().unwrap());
     let path = picture(dir.path(), "shot.png", 40, 30);
     let items: Vec<Item> = (0..VIEWS).map(|v| Item { path: path.clone(), view: Some(v) }).collect();
-    let got = store(&m, &items, CacheMode::Ram { limit: PLENTY }, 1)
+    let got = store(&m, &items, CacheMode::Ram { limit: PLENTY }, Some(1))
         .batch(&(0..VIEWS).collect::<Vec<_>>())
         .unwrap();
     let x = views(&load_input(&path, &m.config, &Limits::default()).unwrap());
@@ -208,7 +213,7 @@ fn a_second_run_reads_what_the_first_wrote() {
     let items = pictures(dir.path(), 3);
     let folder = dir.path().join("features");
     let mode = CacheMode::Disk { folder: folder.clone(), limit: PLENTY };
-    let want = store(&m, &items, mode.clone(), 1).batch(&[0, 1, 2]).unwrap().groups;
+    let want = store(&m, &items, mode.clone(), Some(1)).batch(&[0, 1, 2]).unwrap().groups;
     let kept = files(&folder);
     assert_eq!(kept.len(), 3);
     kept.iter().for_each(|f| written(f, 1000));
@@ -218,7 +223,7 @@ fn a_second_run_reads_what_the_first_wrote() {
     for item in &items {
         std::fs::copy(&item.path, dir.path().join("copy.png")).unwrap();
         let copy = Item { path: dir.path().join("copy.png"), view: None };
-        store(&m, &[copy], mode.clone(), 0);
+        store(&m, &[copy], mode.clone(), None);
     }
     assert_eq!((files(&folder), times()), (kept.clone(), before));
     // A damaged file, and one of another length, are made anew.
@@ -226,9 +231,9 @@ fn a_second_run_reads_what_the_first_wrote() {
     let other = Model::load(models::file(&Config { crop: 14, ..m.config.clone() })).unwrap();
     let elsewhere = dir.path().join("other");
     let other = Backbone::new(&cpu(), other).unwrap();
-    store(&other, &items[..1], CacheMode::Disk { folder: elsewhere.clone(), limit: PLENTY }, 0);
+    store(&other, &items[..1], CacheMode::Disk { folder: elsewhere.clone(), limit: PLENTY }, None);
     std::fs::copy(&files(&elsewhere)[0], &kept[1]).unwrap();
-    assert_eq!(store(&m, &items, mode, 1).batch(&[0, 1, 2]).unwrap().groups, want);
+    assert_eq!(store(&m, &items, mode, Some(1)).batch(&[0, 1, 2]).unwrap().groups, want);
 }
 
 /// Each instruction tier rounds in its own way.
@@ -241,8 +246,8 @@ fn a_tier_does_not_read_what_another_wrote() {
     for cpu in cpus() {
         tiers.insert(cpu.tier());
         let m = Backbone::new(&cpu, model()).unwrap();
-        let got = store(&m, &items, mode.clone(), 0).batch(&[0]).unwrap().groups;
-        assert_eq!(got, store(&m, &items, CacheMode::Off, 0).batch(&[0]).unwrap().groups);
+        let got = store(&m, &items, mode.clone(), None).batch(&[0]).unwrap().groups;
+        assert_eq!(got, store(&m, &items, CacheMode::Off, None).batch(&[0]).unwrap().groups);
         assert_eq!(files(&dir.path().join("features")).len(), tiers.len());
     }
 }
@@ -255,7 +260,7 @@ fn a_full_folder_loses_the_oldest() {
     let mode = CacheMode::Disk { folder: folder.clone(), limit: 2 * (ITEM + 256) + 200 };
     let mut order: Vec<PathBuf> = Vec::new();
     for (n, item) in items.iter().enumerate() {
-        let kept = store(&m, std::slice::from_ref(item), mode.clone(), 0).len();
+        let kept = store(&m, std::slice::from_ref(item), mode.clone(), None).len();
         let now = files(&folder);
         assert_eq!((kept, now.len()), (1, (n + 1).min(2)));
         let new = now.iter().find(|f| !order.contains(f)).unwrap().clone();
@@ -267,7 +272,7 @@ fn a_full_folder_loses_the_oldest() {
     }
     // Files of others are left alone.
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
-    store(&m, &items, mode, 0);
+    store(&m, &items, mode, None);
     assert!(folder.join("notes.txt").exists());
 }
 
@@ -296,7 +301,7 @@ fn bad_pictures_are_named_and_left_out() {
     let disk = CacheMode::Disk { folder: dir.path().join("features"), limit: PLENTY };
     for mode in [CacheMode::Ram { limit: PLENTY }, disk, CacheMode::Off] {
         let ok = |_, _| Ok(());
-        let (mut s, failed) = FeatureStore::prepare(&m, items.clone(), mode.clone(), 2, ok).unwrap();
+        let (mut s, failed) = FeatureStore::prepare(&m, items.clone(), mode.clone(), Some(2), ok).unwrap();
         let paths: Vec<&PathBuf> = failed.iter().map(|(p, _)| p).collect();
         let want: Vec<&PathBuf> = bads.iter().chain([&bads[2]]).map(|i| &i.path).collect();
         assert_eq!(paths, want);
@@ -304,15 +309,16 @@ fn bad_pictures_are_named_and_left_out() {
             assert!(e.to_string().starts_with(&path.display().to_string()), "{e}");
         }
         assert_eq!((s.len(), s.is_empty(), s.not_kept()), (3, false, 0));
-        let mut alone = store(&m, &good, mode, 0);
+        let mut alone = store(&m, &good, mode, None);
         assert_eq!(s.fingerprint(), alone.fingerprint());
         assert_eq!(s.batch(&[2, 0]).unwrap().groups, alone.batch(&[2, 0]).unwrap().groups);
     }
-    let (none, failed) = FeatureStore::prepare(&m, bads.to_vec(), CacheMode::Off, 1, |_, _| Ok(())).unwrap();
+    let (none, failed) =
+        FeatureStore::prepare(&m, bads.to_vec(), CacheMode::Off, None, |_, _| Ok(())).unwrap();
     assert!(none.is_empty() && failed.len() == 5);
     // The caller stops it with an error of its own.
     let stop = |_: usize, _: usize| Err(Error::Interrupted("enough".into()));
-    let e = FeatureStore::prepare(&m, good, CacheMode::Off, 1, stop).err().unwrap();
+    let e = FeatureStore::prepare(&m, good, CacheMode::Off, None, stop).err().unwrap();
     assert!(matches!(e, Error::Interrupted(_)));
 }
 
@@ -321,7 +327,7 @@ fn bad_pictures_are_named_and_left_out() {
 fn a_picture_that_changes_is_noticed() {
     let (m, dir) = (backbone(), tempfile::tempdir().unwrap());
     let items = pictures(dir.path(), 2);
-    let mut s = store(&m, &items, CacheMode::Off, 1);
+    let mut s = store(&m, &items, CacheMode::Off, Some(1));
     s.batch(&[0, 1]).unwrap();
     std::fs::copy(&items[1].path, &items[0].path).unwrap();
     let e = s.batch(&[0, 1]).unwrap_err().to_string();

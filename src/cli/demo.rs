@@ -68,8 +68,8 @@ impl Demo {
         });
         let mut scorer = Scorer::new(model, cpu.clone(), &Options::default())?;
         let scale = super::score::scale(None, &scorer);
-        let workers = common.workers(None, &cpu);
-        let setting = Setting { mode: Mode::Exact, binarize: Binarize::Half, workers };
+        let setting =
+            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, workers: None };
         let (mut results, mut classes, mut failures) = (Vec::new(), Vec::new(), 0);
         for class in &set.classes {
             let (tested, failed) = test_class(common, &mut scorer, class, &setting)?;
@@ -130,7 +130,7 @@ impl Demo {
                 .map(|p| Item { path: p.clone(), view: None })
                 .collect(),
             cache: CacheMode::Ram { limit: 4_000_000_000 },
-            workers: common.workers(None, cpu),
+            workers: None,
             out,
             log: Some(&self.out.join("training.csv")),
             options,

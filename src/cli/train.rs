@@ -72,7 +72,7 @@ pub struct Train {
     /// Highest learning rate
     #[arg(long, default_value_t = 1e-3)]
     lr: f64,
-    /// Decoding threads
+    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Continue from this checkpoint (for --setting single: any value; finished classes are skipped)
@@ -221,7 +221,7 @@ impl Train {
         let job = Job {
             items,
             cache: self.cache_mode()?,
-            workers: common.workers(self.workers, cpu),
+            workers: self.workers,
             out,
             log: log.as_deref(),
             options,
@@ -259,7 +259,7 @@ impl Train {
 pub struct Job<'a> {
     pub items: Vec<Item>,
     pub cache: CacheMode,
-    pub workers: usize,
+    pub workers: Option<usize>,
     pub out: &'a Path,
     pub log: Option<&'a Path>,
     pub options: Options,

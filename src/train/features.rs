@@ -65,7 +65,7 @@ pub struct FeatureStore<'a> {
     encoder: Encoder,
     items: Vec<Item>,
     keep: Keep,
-    workers: usize,
+    workers: Option<usize>,
     limits: Limits,
     ram: Vec<Option<Vec<f32>>>,
     keys: Vec<Option<String>>,
@@ -85,7 +85,7 @@ impl<'a> FeatureStore<'a> {
         backbone: &'a Backbone,
         items: Vec<Item>,
         mode: CacheMode,
-        workers: usize,
+        workers: Option<usize>,
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<(Self, Vec<(PathBuf, Error)>)> {
         let off = mode == CacheMode::Off;
@@ -118,8 +118,12 @@ impl<'a> FeatureStore<'a> {
         let (cfg, limits) = (&backbone.config, store.limits);
         let views_of: Vec<Vec<Option<usize>>> =
             pictures.iter().map(|(_, l)| l.iter().map(|&i| store.items[i].view).collect()).collect();
-        let load = |p: usize, (path, list): (PathBuf, Vec<usize>)| {
-            let loaded = image::read(&path, &limits).and_then(|bytes| {
+        let read = |_: usize, (path, list): (PathBuf, Vec<usize>)| {
+            let bytes = image::read(&path, &limits);
+            (path, list, bytes)
+        };
+        let load = |p: usize, (path, list, bytes): (PathBuf, Vec<usize>, Result<Vec<u8>>)| {
+            let loaded = bytes.and_then(|bytes| {
                 let keys: Vec<String> =
                     views_of[p].iter().map(|v| feature_key(&bytes, backbone, *v)).collect();
                 let x = input_of(&path, &bytes, cfg, &limits)?;
@@ -128,7 +132,7 @@ impl<'a> FeatureStore<'a> {
             (path, list, loaded)
         };
         let mut done = 0;
-        prefetch::ordered(pictures, workers, workers + 2, load, |_, (path, list, loaded)| {
+        prefetch::staged(&backbone.cpu, pictures, workers, read, load, |_, (path, list, loaded)| {
             done += list.len();
             match loaded {
                 Err(e) => {
@@ -193,9 +197,10 @@ impl<'a> FeatureStore<'a> {
         let jobs: Vec<usize> = missing.iter().map(|&b| batch[b]).collect();
         let (backbone, limits, items, keys) = (self.backbone, &self.limits, &self.items, &self.keys);
         let cfg = &backbone.config;
-        let load = |_: usize, i: usize| {
+        let read = |_: usize, i: usize| (i, image::read(&items[i].path, limits));
+        let load = |_: usize, (i, bytes): (usize, Result<Vec<u8>>)| {
             let Item { path, view } = &items[i];
-            let bytes = image::read(path, limits)?;
+            let bytes = bytes?;
             if keys[i].as_ref() != Some(&feature_key(&bytes, backbone, *view)) {
                 return Err(Error::file(path, "this picture changed during the training; start again"));
             }
@@ -203,7 +208,7 @@ impl<'a> FeatureStore<'a> {
             Ok(select_views(&x, &[*view]).remove(0))
         };
         let mut found = Vec::new();
-        prefetch::ordered(jobs, self.workers, self.workers + 1, load, |k, x| {
+        prefetch::staged(&backbone.cpu, jobs, self.workers, read, load, |k, x| {
             found.push((missing[k], x?));
             Ok(())
         })?;
