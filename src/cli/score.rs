@@ -11,7 +11,7 @@ use inp_former::data::prefetch;
 use inp_former::engine::score::MAP_SIDE;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::heatmap;
-use inp_former::fs::write_atomic;
+use inp_former::fs::write_unsynced;
 use inp_former::model::Config;
 use inp_former::{Error, Result};
 use serde::Serialize;
@@ -160,7 +160,7 @@ impl Score {
                 Ok(p) => {
                     if let Some(maps) = &maps {
                         inputs::make_parent(&maps[i])?;
-                        write_atomic(&maps[i], &heatmap::npy(&verdict.map, &[MAP_SIDE, MAP_SIDE]))?;
+                        write_unsynced(&maps[i], &heatmap::npy(&verdict.map, &[MAP_SIDE, MAP_SIDE]))?;
                     }
                     if let (Some(heatmaps), Some(pic)) = (&heatmaps, &p.picture) {
                         inputs::make_parent(&heatmaps[i])?;

@@ -250,7 +250,8 @@ pub fn forward_transposed(cpu: &Cpu, m: usize, a: &[f32], lda: usize, b: Panels,
         let (panel, i) = (t / blocks, t % blocks * mr);
         let (j, rows) = (panel * nr, mr.min(m - i));
         let shape = [rows, nr.min(b.n - j), b.k];
-        let rows = Rows { p: a[i..].as_ptr(), row: 1, col: lda, block: 1 };
+        // With K = 0 there is no A to point into, and C becomes 0.
+        let rows = Rows { p: a.get(i..).unwrap_or_default().as_ptr(), row: 1, col: lda, block: 1 };
         cpu.dispatch(Block {
             shape,
             a: rows,
