@@ -1,15 +1,16 @@
-//! Linear layers whose weights were packed once: what the engine runs. The same register tile as [`super::gemm`], one
-//! chain of multiply-adds over all of K, and an epilogue while the tile of the result is still in cache.
+//! Linear layers whose weights were packed once: what the engine runs. The same register tile and blocks of K as in
+//! [`super::gemm`], and an epilogue while the tile of the result is still in the nearest cache.
 
 use super::micro::{self, Out, Rows, Start};
 use super::pack::{Mat, Pack};
 use crate::runtime::Cpu;
+use crate::runtime::simd::aligned::{Aligned, LINE};
 use crate::runtime::simd::{Kernel, Simd, slice};
 
 /// Weights of one linear layer, in panels `[K][NR]` of the device's tier.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    panels: Vec<f32>,
+    panels: Aligned<f32>,
     /// Outputs N.
     pub n: usize,
     /// Inputs K.
@@ -28,7 +29,7 @@ impl Packed {
         b.check(k, n);
         assert!(bias.is_empty() || bias.len() == n, "packed: bias");
         let (_, nr) = cpu.dispatch::<f32, _>(micro::Shape);
-        let mut panels = vec![0.0; n.div_ceil(nr) * nr * k];
+        let mut panels = Aligned::zeros(n.div_ceil(nr) * nr * k);
         pack_into(cpu, &mut panels, b, n, k);
         Self { panels, n, k, bias }
     }
@@ -104,7 +105,9 @@ pub enum Epilogue<'a> {
 }
 
 /// Rows and columns (in register tiles) of one task.
-const TASK: (usize, usize) = (12, 4);
+const TASK: (usize, usize) = (16, 3);
+/// Longest K block: a task's rows of A and a panel of B stay in the second-level cache.
+const KC: usize = 768;
 
 /// C `(m, n)`, rows `ldc` apart, from A·B, optionally plus a second product `tail` added in the same pass. `sum`, if
 /// given, `(m, n)` with rows `n` apart, gets C added.
@@ -167,70 +170,77 @@ impl Kernel<f32> for Task<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
-        let ([i0, j0], [m, n]) = (self.at, self.shape);
-        let residual = matches!(self.epilogue, Epilogue::Residual);
-        for j in (j0..j0 + n).step_by(self.nr) {
-            let cols = self.nr.min(j0 + n - j);
-            let panel = j / self.nr;
-            let start = match self.b.bias {
-                _ if residual => Start::Add,
-                [] => Start::Zero,
-                bias => Start::Bias(&bias[j..j + cols]),
-            };
-            // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
-            unsafe {
-                let c = self.out.0.add(i0 * self.ldc + j);
-                product(s, [m, cols, self.nr], self.a, i0, self.b, panel, c, self.ldc, start);
-                if let Some((a, b)) = self.tail {
-                    product(s, [m, cols, self.nr], a, i0, b, panel, c, self.ldc, Start::Add);
-                }
-            }
-            for i in i0..i0 + m {
-                // SAFETY: as above; `sum` has the rows and columns of C.
-                let (c, sum) = unsafe {
-                    let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
-                    let sum =
-                        self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
-                    (c, sum)
+        let ([i0, j0], [m, n], nr) = (self.at, self.shape, self.nr);
+        let (k, ld) = (self.b.k, self.ldc);
+        // Depends on K alone, as every element's order of summation must.
+        let block = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
+        for k0 in (0..k.max(1)).step_by(block) {
+            let (kc, last) = (block.min(k - k0), k0 + block >= k);
+            for j in (j0..j0 + n).step_by(nr) {
+                let cols = nr.min(j0 + n - j);
+                let start = match self.b.bias {
+                    _ if k0 > 0 || matches!(self.epilogue, Epilogue::Residual) => Start::Add,
+                    [] => Start::Zero,
+                    bias => Start::Bias(&bias[j..j + cols]),
                 };
-                match self.epilogue {
-                    Epilogue::Store => {}
-                    Epilogue::Gelu => slice::map(s, c, |x| gelu(s, x)),
-                    Epilogue::ScaledGelu { scale, shift } => {
-                        let by = s.splat(scale[i]);
-                        slice::zip(s, c, &shift[j..j + cols], |x, b| gelu(s, s.fma(x, by, b)));
+                let at = (j / nr * self.b.stride + k0) * nr;
+                // The panel after this one, a part of it during each tile.
+                let next = if j + nr < j0 + n { at + self.b.stride * nr } else { (j0 / nr * self.b.stride + k0 + kc) * nr };
+                let panel = self.b.data[at..].as_ptr();
+                for i in (i0..i0 + m).step_by(S::MR) {
+                    let rows = S::MR.min(i0 + m - i);
+                    let part = (i - i0) / S::MR * (kc / 4) * (LINE / 4);
+                    let ahead = self.b.data.as_ptr().wrapping_add(next + if part < kc * nr { part } else { 0 });
+                    // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
+                    unsafe {
+                        let c = self.out.0.add(i * ld + j);
+                        let a = Rows { p: self.a.data[i * self.a.ld + k0..].as_ptr(), row: self.a.ld, col: 1, block: 0 };
+                        micro::one(s, [rows, cols, kc], a, panel, c, ld, start, ahead);
+                        if last {
+                            self.finish(s, [i, j], [rows, cols]);
+                        }
                     }
-                    Epilogue::Residual if self.b.bias.is_empty() => {}
-                    Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
-                }
-                if let Some(sum) = sum {
-                    slice::add(s, sum, c);
                 }
             }
         }
     }
 }
 
-/// Rows `i0..i0 + m` of A times one panel of B. A function and not a closure: it must be inlined at both its calls.
-///
-/// SAFETY: as [`micro::block`].
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn product<S: Simd<E = f32>>(
-    s: S,
-    [m, cols, nr]: [usize; 3],
-    a: Input,
-    i0: usize,
-    b: Panels,
-    panel: usize,
-    c: *mut f32,
-    ldc: usize,
-    start: Start<f32>,
-) {
-    let rows = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: a.ld };
-    let b_panel = b.data[panel * b.stride * nr..].as_ptr();
-    // SAFETY: the caller's.
-    unsafe { micro::block(s, [m, cols, b.k], rows, b_panel, c, ldc, start) }
+impl Task<'_> {
+    /// The second product and the epilogue of one register tile. SAFETY: no other thread has this part of C.
+    #[inline(always)]
+    unsafe fn finish<S: Simd<E = f32>>(&self, s: S, [i0, j]: [usize; 2], [rows, cols]: [usize; 2]) {
+        if let Some((a, b)) = self.tail {
+            let panel = b.data[j / self.nr * b.stride * self.nr..].as_ptr();
+            let a = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: 0 };
+            // SAFETY: `forward` checked the operands.
+            unsafe {
+                let c = self.out.0.add(i0 * self.ldc + j);
+                micro::one(s, [rows, cols, b.k], a, panel, c, self.ldc, Start::Add, panel);
+            }
+        }
+        for i in i0..i0 + rows {
+            // SAFETY: the caller's; `sum` has the rows and columns of C.
+            let (c, sum) = unsafe {
+                let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
+                let sum = self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
+                (c, sum)
+            };
+            match self.epilogue {
+                Epilogue::Store => {}
+                Epilogue::Gelu => slice::map(s, c, |x| s.gelu(x)),
+                Epilogue::ScaledGelu { scale, shift } => {
+                    let by = s.splat(scale[i]);
+                    slice::zip(s, c, &shift[j..j + cols], |x, b| s.gelu(s.fma(x, by, b)));
+                }
+                Epilogue::Residual if self.b.bias.is_empty() => {}
+                Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
+            }
+            if let Some(sum) = sum {
+                slice::add(s, sum, c);
+            }
+        }
+    }
 }
 
 /// Rows and columns of the register tile of `cpu`'s tier.
@@ -315,11 +325,4 @@ impl Kernel<f32> for Block<'_> {
             micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, Start::Zero)
         }
     }
-}
-
-/// `0.5·x·(1 + erf(x/√2))`.
-#[inline(always)]
-fn gelu<S: Simd<E = f32>>(s: S, x: S::V) -> S::V {
-    let h = s.mul(x, s.splat(0.5));
-    s.fma(h, s.erf(s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), h)
 }
