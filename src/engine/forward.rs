@@ -3,9 +3,9 @@
 //! Pictures of a batch go one after the other: each gets the same bits as alone, and nothing grows with the batch.
 
 use crate::model::config::PATCH;
+use crate::ops::attention::{self, Softmax};
 use crate::ops::linear::pack::Mat;
 use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
-use crate::ops::attention::{self, Softmax};
 use crate::ops::{anomaly_map, layernorm};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::Aligned;
@@ -217,7 +217,15 @@ impl Workspace {
             packed::forward(cpu, t, all, b.qkv.view(), None, &mut self.qkv, 3 * c, Epilogue::Store, None);
             stage("qkv");
             let shape = [t, c, heads];
-            attention::picture(cpu, &self.qkv, shape, Softmax::Base2, first, &mut self.attention, &mut self.out);
+            attention::picture(
+                cpu,
+                &self.qkv,
+                shape,
+                Softmax::Base2,
+                first,
+                &mut self.attention,
+                &mut self.out,
+            );
             stage("attention");
             lin(&self.out[first * c..], c, &b.proj, &mut self.x[first * c..], Epilogue::Residual);
             stage("proj");

@@ -133,7 +133,9 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
             for j in (0..width).step_by(nr) {
                 let b = self.keys[j * d..].as_ptr();
                 // SAFETY: `rows` rows of q follow its first, the panels hold (D, T) and whole vectors.
-                unsafe { micro::one(s, [rows, nr.min(width - j), d], q, b, scores.add(j), width, Start::Zero, b) };
+                unsafe {
+                    micro::one(s, [rows, nr.min(width - j), d], q, b, scores.add(j), width, Start::Zero, b)
+                };
             }
             // MR is at most 8.
             let mut sums = [E::ZERO; 8];
@@ -168,9 +170,9 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
 fn natural<S: Simd>(s: S, row: &mut [S::E], scale: S::E) -> S::E {
     let (by, shift) = (s.splat(scale), s.splat(-(slice::max(s, row) * scale)));
     let mut sum = s.splat(S::E::ZERO);
-    for i in (0..row.len()).step_by(S::LANES) {
-        let p = s.exp(s.fma(load(s, row, i), by, shift));
-        store(s, row, i, p);
+    for x in row.chunks_exact_mut(S::LANES) {
+        let p = s.exp(s.fma(load(s, x, 0), by, shift));
+        store(s, x, 0, p);
         sum = s.add(sum, p);
     }
     s.sum(sum)
@@ -181,9 +183,9 @@ fn natural<S: Simd>(s: S, row: &mut [S::E], scale: S::E) -> S::E {
 fn base2<S: Simd>(s: S, row: &mut [S::E]) -> S::E {
     let top = s.splat(slice::max(s, row));
     let mut sum = s.splat(S::E::ZERO);
-    for i in (0..row.len()).step_by(S::LANES) {
-        let p = s.exp2(s.sub(load(s, row, i), top));
-        store(s, row, i, p);
+    for x in row.chunks_exact_mut(S::LANES) {
+        let p = s.exp2(s.sub(load(s, x, 0), top));
+        store(s, x, 0, p);
         sum = s.add(sum, p);
     }
     s.sum(sum)

@@ -104,8 +104,8 @@ pub enum Epilogue<'a> {
     Residual,
 }
 
-/// Rows and columns (in register tiles) of one task.
-const TASK: (usize, usize) = (16, 3);
+/// Rows and columns (in register tiles) of one task: one panel, met by as many rows as the second-level cache holds.
+const TASK: (usize, usize) = (22, 1);
 /// Longest K block: a task's rows of A and a panel of B stay in the second-level cache.
 const KC: usize = 768;
 
@@ -171,33 +171,45 @@ impl Kernel<f32> for Task<'_> {
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
         let ([i0, j0], [m, n], nr) = (self.at, self.shape, self.nr);
-        let (k, ld) = (self.b.k, self.ldc);
+        let Panels { data: b, k, stride, bias, .. } = self.b;
+        let residual = matches!(self.epilogue, Epilogue::Residual);
+        let bends = matches!(self.epilogue, Epilogue::Gelu | Epilogue::ScaledGelu { .. });
+        let mut tile = Tile([0.0; TILE]);
         // Depends on K alone, as every element's order of summation must.
         let block = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
         for k0 in (0..k.max(1)).step_by(block) {
             let (kc, last) = (block.min(k - k0), k0 + block >= k);
             for j in (j0..j0 + n).step_by(nr) {
                 let cols = nr.min(j0 + n - j);
-                let start = match self.b.bias {
-                    _ if k0 > 0 || matches!(self.epilogue, Epilogue::Residual) => Start::Add,
+                let start = match bias {
+                    _ if bends && last && k0 > 0 => Start::Zero,
+                    _ if k0 > 0 || residual => Start::Add,
                     [] => Start::Zero,
                     bias => Start::Bias(&bias[j..j + cols]),
                 };
-                let at = (j / nr * self.b.stride + k0) * nr;
-                // The panel after this one, a part of it during each tile.
-                let next = if j + nr < j0 + n { at + self.b.stride * nr } else { (j0 / nr * self.b.stride + k0 + kc) * nr };
-                let panel = self.b.data[at..].as_ptr();
+                // The panel that comes after this one, maybe in another task; each register tile fetches a part of it.
+                let (panel, next_k) = if j + nr < j0 + n {
+                    (j / nr + 1, k0)
+                } else if last {
+                    ((j0 + n) / nr, 0)
+                } else {
+                    (j0 / nr, k0 + kc)
+                };
+                let next = b.as_ptr().wrapping_add((panel * stride + next_k) * nr);
+                let at = b[(j / nr * stride + k0) * nr..].as_ptr();
                 for i in (i0..i0 + m).step_by(S::MR) {
-                    let rows = S::MR.min(i0 + m - i);
-                    let part = (i - i0) / S::MR * (kc / 4) * (LINE / 4);
-                    let ahead = self.b.data.as_ptr().wrapping_add(next + if part < kc * nr { part } else { 0 });
-                    // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
+                    let shape = [S::MR.min(i0 + m - i), cols, kc];
+                    let part = (i - i0) / S::MR * (kc / 4) * (LINE / size_of::<f32>());
+                    let ahead = if part < kc * nr { next.wrapping_add(part) } else { at };
+                    let a = self.a.data[i * self.a.ld + k0..].as_ptr();
+                    let a = Rows { p: a, row: self.a.ld, col: 1, block: 0 };
+                    // SAFETY: `forward` checked A, B and C; this task alone has its rows and columns of C, and the tile.
                     unsafe {
-                        let c = self.out.0.add(i * ld + j);
-                        let a = Rows { p: self.a.data[i * self.a.ld + k0..].as_ptr(), row: self.a.ld, col: 1, block: 0 };
-                        micro::one(s, [rows, cols, kc], a, panel, c, ld, start, ahead);
+                        let c = self.out.0.add(i * self.ldc + j);
+                        let (c, ld) = if bends && last { (tile.0.as_mut_ptr(), nr) } else { (c, self.ldc) };
+                        micro::one(s, shape, a, at, c, ld, start, ahead);
                         if last {
-                            self.finish(s, [i, j], [rows, cols]);
+                            self.finish(s, [i, j], shape, c, ld, bends && k0 > 0);
                         }
                     }
                 }
@@ -206,38 +218,66 @@ impl Kernel<f32> for Task<'_> {
     }
 }
 
+/// Elements of the largest register tile.
+const TILE: usize = 6 * 64;
+/// The sums of a register tile on their way through a function. In C they would lie rows apart, where a load may wait for
+/// the store of another row at the same place of its page.
+#[repr(align(64))]
+struct Tile([f32; TILE]);
+
 impl Task<'_> {
-    /// The second product and the epilogue of one register tile. SAFETY: no other thread has this part of C.
+    /// The second product and the epilogue of the register tile whose sums lie at `x`, rows `ld` apart: in C, or beside it
+    /// (`add`: and C holds what they are added to).
+    ///
+    /// SAFETY: no other thread has x nor this part of C.
     #[inline(always)]
-    unsafe fn finish<S: Simd<E = f32>>(&self, s: S, [i0, j]: [usize; 2], [rows, cols]: [usize; 2]) {
+    unsafe fn finish<S: Simd<E = f32>>(
+        &self,
+        s: S,
+        [i0, j]: [usize; 2],
+        [rows, cols, _]: [usize; 3],
+        x: *mut f32,
+        ld: usize,
+        add: bool,
+    ) {
         if let Some((a, b)) = self.tail {
             let panel = b.data[j / self.nr * b.stride * self.nr..].as_ptr();
             let a = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: 0 };
             // SAFETY: `forward` checked the operands.
-            unsafe {
-                let c = self.out.0.add(i0 * self.ldc + j);
-                micro::one(s, [rows, cols, b.k], a, panel, c, self.ldc, Start::Add, panel);
-            }
+            unsafe { micro::one(s, [rows, cols, b.k], a, panel, x, ld, Start::Add, panel) };
+        }
+        if matches!(self.epilogue, Epilogue::Store) && self.sum.is_none() {
+            return;
         }
         for i in i0..i0 + rows {
-            // SAFETY: the caller's; `sum` has the rows and columns of C.
-            let (c, sum) = unsafe {
+            // SAFETY: the caller's; `sum` has the rows and columns of C. Where x is C, only one of the two is used.
+            unsafe {
                 let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
-                let sum = self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
-                (c, sum)
-            };
-            match self.epilogue {
-                Epilogue::Store => {}
-                Epilogue::Gelu => slice::map(s, c, |x| s.gelu(x)),
-                Epilogue::ScaledGelu { scale, shift } => {
-                    let by = s.splat(scale[i]);
-                    slice::zip(s, c, &shift[j..j + cols], |x, b| s.gelu(s.fma(x, by, b)));
+                let x = x.add((i - i0) * ld);
+                match self.epilogue {
+                    Epilogue::Store => {}
+                    Epilogue::Residual if self.b.bias.is_empty() => {}
+                    Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
+                    Epilogue::Gelu => {
+                        let x = std::slice::from_raw_parts_mut(x, cols);
+                        if add {
+                            slice::add(s, x, c);
+                        }
+                        slice::zip(s, c, x, |_, x| s.gelu(x));
+                    }
+                    Epilogue::ScaledGelu { scale, shift } => {
+                        let x = std::slice::from_raw_parts_mut(x, cols);
+                        if add {
+                            slice::add(s, x, c);
+                        }
+                        let by = s.splat(scale[i]);
+                        slice::zip2(s, c, x, &shift[j..j + cols], |_, x, b| s.gelu(s.fma(x, by, b)));
+                    }
                 }
-                Epilogue::Residual if self.b.bias.is_empty() => {}
-                Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
-            }
-            if let Some(sum) = sum {
-                slice::add(s, sum, c);
+                if let Some(sum) = self.sum {
+                    let sum = std::slice::from_raw_parts_mut(sum.0.add(i * self.b.n + j), cols);
+                    slice::add(s, sum, c);
+                }
             }
         }
     }
