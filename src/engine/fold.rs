@@ -1,7 +1,7 @@
 //! Exact algebraic folds, made once when a model is opened: the same function with fewer and larger products.
 //!
-//! - Encoder: LayerNorm gains go into the next weights and its biases into the next biases; the attention scale into the
-//!   query; the key's bias drops out of the softmax, the value's joins the projection's; layer scales go into projections.
+//! - Encoder: LayerNorm gains go into the next weights and its biases into the next biases; the attention scale and
+//!   log2(e) into the query (its softmax is in base 2); the key's bias drops out of the softmax, the value's joins the projection's; layer scales go into projections.
 //! - Patches: `/255`, mean and deviation go into the patch weights (8-bit input); position, bias, class and register rows
 //!   become one table.
 //! - Extractor: its query is constant, so query and key weights become `(H·P, C)`; values are pooled before their weights.
@@ -120,7 +120,7 @@ impl Encoder {
             .into_iter()
             .map(|b| {
                 let mut qkv = normed(&b.norm1, &b.qkv);
-                let scale = (d as f32).powf(-0.5);
+                let scale = ((d as f64).powf(-0.5) * std::f64::consts::LOG2_E) as f32;
                 qkv.w[..c * c].iter_mut().for_each(|x| *x *= scale);
                 qkv.b[..c].iter_mut().for_each(|x| *x *= scale);
                 let value_bias = qkv.b[2 * c..].to_vec();
