@@ -88,16 +88,18 @@ fn exp2_and_gelu_keep_their_bounds() {
         for ((&x, exp2), gelu) in x.iter().zip(exp2).zip(gelu) {
             if x <= 127.0 {
                 let e = (exp2 as f64 / libm::exp2(x.max(-125.0) as f64) - 1.0).abs();
-                assert!(e <= 2.4e-7, "2^{x} = {exp2}: off by {e:.2e}");
+                assert!(!e.is_nan(), "2^{x} = {exp2}");
                 worst_exp2 = worst_exp2.max(e);
             }
             let e = (gelu as f64 - gelu64(x as f64)).abs();
-            assert!(e <= 6e-8 * (1.0 + x.abs() as f64), "gelu({x}) = {gelu}: off by {e:.2e}");
+            assert!(!e.is_nan(), "gelu({x}) = {gelu}");
             worst_gelu = worst_gelu.max(e / (1.0 + x.abs() as f64));
         }
         println!("{}: exp2 {worst_exp2:.2e}, gelu {worst_gelu:.2e} of 1 + |x|", cpu.tier().name());
+        assert!(worst_exp2 <= 2.4e-7 && worst_gelu <= 6e-8, "on {}", cpu.tier().name());
         let (exp2, gelu) = cpu.dispatch(Exp2Gelu(&[0.0f32, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]));
-        assert!((exp2[0] - 1.0).abs() <= 2e-7 && (exp2[2] / 2f32.powi(-125) - 1.0).abs() <= 2e-7);
+        let floor = 2f64.powi(-125);
+        assert!((exp2[0] - 1.0).abs() <= 2.4e-7 && (exp2[2] as f64 / floor - 1.0).abs() <= 2.4e-7);
         assert!(gelu[0] == 0.0 && gelu[1] == f32::INFINITY && gelu[2].abs() <= 1e-8);
         assert!(exp2[3].is_nan() && gelu[3].is_nan());
     }

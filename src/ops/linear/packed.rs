@@ -104,8 +104,8 @@ pub enum Epilogue<'a> {
     Residual,
 }
 
-/// Rows and columns (in register tiles) of one task: one panel, met by as many rows as the second-level cache holds.
-const TASK: (usize, usize) = (22, 1);
+/// Rows and columns (in register tiles) of one task: its rows of A stay in the second-level cache.
+const TASK: (usize, usize) = (16, 3);
 /// Longest K block: a task's rows of A and a panel of B stay in the second-level cache.
 const KC: usize = 768;
 
