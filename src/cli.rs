@@ -174,11 +174,6 @@ impl Common {
         bar
     }
 
-    /// Decoding threads beside the computing ones.
-    pub fn workers(&self, asked: Option<usize>, cpu: &Cpu) -> usize {
-        asked.unwrap_or_else(|| cpu.threads().clamp(1, 4))
-    }
-
     /// Opens a trained model and says what it is.
     pub fn model(&self, path: &Path) -> Result<Model> {
         self.trained(Model::load(WeightFile::read(path)?)?)

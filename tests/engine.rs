@@ -1,7 +1,8 @@
 //! The folded engine against the plain model.
 
+use inp_former::data::image::{Limits, decode};
 use inp_former::engine::{Options, Scorer, Verdict};
-use inp_former::model::{Model, inp_former as net};
+use inp_former::model::{Model, encoder, inp_former as net};
 use inp_former::ops::preprocess::{ImageView, crop_u8, normalise};
 use inp_former::runtime::{Cpu, Tensor};
 
@@ -34,21 +35,74 @@ fn maps_equal_the_plain_models() {
     }
 }
 
-#[test]
-fn a_frame_equals_the_plain_model_on_its_crop() {
-    let Some(path) = golden("preprocess/a_300x220.png") else { return };
-    let picture = image::open(path).unwrap().into_rgb8();
-    let (w, h) = (picture.width() as usize, picture.height() as usize);
-    let frame = ImageView::rgb(picture.as_raw(), w, h).unwrap();
+/// Every map of an 8-bit frame: each group's on the patch grid, the prototypes' distances, the pixel map.
+fn frame_equals_the_plain_model(what: &str, frame: &ImageView) {
     let cpu = Cpu::new(None).unwrap();
     for name in ["tiny", "mini", "small252"] {
         let m = model(name);
         let (resize, x) = (m.config.resize, m.config.crop);
-        let input = normalise(&crop_u8(&cpu, &frame, resize, x).unwrap(), x, x).reshaped(&[1, 3, x, x]);
-        let mut v = Verdict::default();
-        scorer(&m, &cpu, false).score_into(&frame, &mut v).unwrap();
-        close(name, &v.map, &plain(&m, &cpu, &input, false).data, 1e-4);
+        let input = normalise(&crop_u8(&cpu, frame, resize, x).unwrap(), x, x).reshaped(&[1, 3, x, x]);
+        let features = encoder::forward(&cpu, &m.encoder, &m.config, &input, &mut |_, _| {}).unwrap();
+        for zero_shot in [false, true] {
+            let what = format!("{what} {name} zero-shot {zero_shot}");
+            let mut scorer = scorer(&m, &cpu, zero_shot);
+            let mut v = Verdict::default();
+            scorer.score_into(frame, &mut v).unwrap();
+            close(&what, &v.map, &plain(&m, &cpu, &input, zero_shot).data, 1e-4);
+            let trained = m.trained().unwrap();
+            let head = net::forward(&cpu, trained, &m.config, &features, zero_shot, &mut |_, _| {}).unwrap();
+            let native = net::native_maps(&cpu, &features, &head).unwrap();
+            assert_eq!(native.len(), scorer.native_maps().len());
+            for (g, (got, want)) in scorer.native_maps().iter().zip(&native).enumerate() {
+                close(&format!("{what} group {g}"), got, &want.data, 1e-4);
+            }
+            close(&format!("{what} prototypes"), scorer.prototypes(), &head.inp.data, 1e-4);
+        }
     }
+}
+
+#[test]
+fn a_frame_equals_the_plain_model_on_its_crop() {
+    for (width, height, file) in [(300, 220, "a_300x220.png"), (517, 640, "b_517x640.jpg")] {
+        let Some(path) = golden(&format!("preprocess/{file}")) else { continue };
+        let picture = decode(&path, &Limits::default()).unwrap();
+        let frame = ImageView::rgb(&picture.rgb, width, height).unwrap();
+        frame_equals_the_plain_model(file, &frame);
+    }
+}
+
+/// The same JPEG as Pillow decodes it.
+#[test]
+fn a_frame_of_pillows_equals_the_plain_model() {
+    let Some(path) = golden("preprocess/b_decoded.safetensors") else { return };
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (_, pixels) = file.tensors().into_iter().find(|(_, t)| t.shape() == [640, 517, 3]).unwrap();
+    frame_equals_the_plain_model("b_decoded", &ImageView::rgb(pixels.data(), 517, 640).unwrap());
+}
+
+/// Clones have buffers of their own and the weights together; they run on other threads with the same results.
+#[test]
+fn clones_share_the_weights() {
+    let m = model("mini");
+    let mut first = scorer(&m, &Cpu::new(Some(2)).unwrap(), false);
+    let input = golden_input("mini", 1, 112, 112);
+    let score = |s: &mut Scorer| {
+        let mut v = Verdict::default();
+        s.score_tensor_into(&input.data, &mut v).unwrap();
+        v
+    };
+    let want = score(&mut first);
+    assert_eq!(first.sharing(), 1);
+    let mut others = vec![first.clone(), first.clone()];
+    assert_eq!((first.sharing(), others[1].sharing()), (3, 3));
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = others.iter_mut().map(|s| scope.spawn(|| score(s))).collect();
+        assert_eq!(score(&mut first), want);
+        runs.into_iter().for_each(|r| assert_eq!(r.join().unwrap(), want));
+    });
+    drop(others);
+    assert_eq!(first.sharing(), 1);
 }
 
 /// DINOv2's massive activations: rows whose mean is ten deviations, a few channels of the stream 300 times the others.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use inp_former::fs::write_atomic;
+use inp_former::fs::{write_atomic, write_unsynced, write_with};
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -19,7 +19,39 @@ fn writes_and_replaces_without_leftovers() {
         write_atomic(&path, bytes).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         assert_eq!(names(dir.path()), ["a.bin"]);
+        write_unsynced(&dir.path().join("a.bin"), b"other").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"other");
     }
+}
+
+/// A killed process leaves its temporary file, which nobody holds; one that still writes keeps its own.
+#[test]
+fn what_killed_writers_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, age: u64| {
+        let path = dir.path().join(name);
+        let file = std::fs::File::create(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        file
+    };
+    drop(make(".inp-former-4000000-3.tmp", 60));
+    drop(make(".inp-former-4000000-young.tmp", 0));
+    drop(make("notes.tmp", 60));
+    let held = make(".inp-former-4000001-0.tmp", 60);
+    held.lock().unwrap();
+    write_atomic(&dir.path().join("a"), b"x").unwrap();
+    let kept = [".inp-former-4000000-young.tmp", ".inp-former-4000001-0.tmp", "a", "notes.tmp"];
+    assert_eq!(names(dir.path()), kept);
+    // What is being written is locked.
+    write_with(&dir.path().join("b"), |_| {
+        let temp = names(dir.path())
+            .into_iter()
+            .find(|n| n.starts_with(&format!(".inp-former-{}-", std::process::id())));
+        let other = std::fs::File::open(dir.path().join(temp.unwrap()))?;
+        assert!(other.try_lock().is_err());
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

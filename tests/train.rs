@@ -2,18 +2,25 @@
 
 use std::path::Path;
 
-use inp_former::model::encoder::{self, Features};
+use inp_former::model::encoder::Features;
 use inp_former::model::params::Trained;
 use inp_former::model::{Config, Model};
-use inp_former::runtime::Cpu;
+use inp_former::runtime::{Cpu, Tensor};
+use inp_former::train::Backbone;
 use inp_former::train::schedule::Schedule;
 use inp_former::train::step::{self, Optimizer};
 
 use crate::models::model;
 use crate::support::{close, golden_input, golden_or_part, read_f32};
 
+/// As a training has them: from the engine.
 fn features(cpu: &Cpu, m: &Model, tag: &str) -> Features {
-    encoder::forward(cpu, &m.encoder, &m.config, &golden_input(tag, 2, 112, 112), &mut |_, _| {}).unwrap()
+    let mut encoder = Backbone::new(cpu, m.clone()).unwrap().encoder();
+    let input = golden_input(tag, 2, 112, 112);
+    let (c, n) = (m.config.channels, m.config.side().pow(2));
+    let each = [0, 1].map(|i| encoder.features(input.slab(i)).unwrap());
+    let group = |g| each.iter().flat_map(|f: &Vec<f32>| &f[g * n * c..(g + 1) * n * c]).copied().collect();
+    Features { groups: (0..2).map(|g| Tensor::new(&[2, n, c], group(g))).collect() }
 }
 
 /// ‖ours − golden‖₂ / ‖golden − initial‖₂ of every parameter that the golden stores for step `k`.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use inp_former::Result;
-use inp_former::data::image;
+use inp_former::data::{image, prefetch};
 use inp_former::engine::score::TOP;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::error::IoContext;
@@ -145,13 +145,23 @@ impl Bench {
             (Some(path), Some(first)) => {
                 // The first frame of another size makes the filter's coefficients anew.
                 call(&mut runner, &[view(&first)?])?;
-                let (mut times, mut scoring) = (Vec::new(), 0.0);
-                for _ in 0..iters {
-                    let start = Instant::now();
-                    let pictures = (0..batch).map(|_| decode(path)).collect::<Result<Vec<_>>>()?;
-                    scoring += call(&mut runner, &pictures.iter().map(view).collect::<Result<Vec<_>>>()?)?;
-                    times.push(start.elapsed().as_secs_f64() * 1e3);
-                }
+                // As `score` reads a folder.
+                let (mut times, mut scoring, mut start) = (Vec::new(), 0.0, Instant::now());
+                let (limits, mut pictures) = (image::Limits::default(), Vec::with_capacity(batch));
+                let files = vec![path; iters as usize * batch];
+                let read = |_: usize, path: &PathBuf| image::read(path, &limits);
+                let load = |_: usize, bytes: Result<Vec<u8>>| image::decode_bytes(path, &bytes?, &limits);
+                prefetch::staged(&cpu, files, None, read, load, |_, picture| {
+                    pictures.push(picture?);
+                    if pictures.len() == batch {
+                        scoring +=
+                            call(&mut runner, &pictures.iter().map(view).collect::<Result<Vec<_>>>()?)?;
+                        pictures.clear();
+                        times.push(start.elapsed().as_secs_f64() * 1e3);
+                        start = Instant::now();
+                    }
+                    Ok::<(), inp_former::Error>(())
+                })?;
                 let all: f64 = times.iter().sum();
                 Some((Stats::of(&mut times), all / scoring - 1.0))
             }

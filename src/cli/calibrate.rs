@@ -29,7 +29,7 @@ pub struct Calibrate {
     /// Calibrate for zero-shot scoring
     #[arg(long)]
     zero_shot: bool,
-    /// Decoding threads
+    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
 }
@@ -49,8 +49,8 @@ impl Calibrate {
             .map(|i| inp_former::data::dataset::Sample { path: i.path, defect: None, mask: None })
             .collect();
         let class = Class { name: "calibrating".into(), test, ..Class::default() };
-        let workers = common.workers(self.workers, &cpu);
-        let setting = Setting { mode: Mode::Exact, binarize: Binarize::Half, workers };
+        let setting =
+            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, workers: self.workers };
         let (tested, failed) = test_class(common, &mut scorer, &class, &setting)?;
         let mut scores: Vec<f32> = tested.iter().map(|t| t.score).collect();
         if scores.is_empty() {

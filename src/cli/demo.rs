@@ -11,6 +11,7 @@ use inp_former::engine::{Options, Scorer};
 use inp_former::eval::metrics::Mode;
 use inp_former::model::Model;
 use inp_former::runtime::weights::WeightFile;
+use inp_former::train::Backbone;
 use inp_former::train::features::{CacheMode, Item};
 use inp_former::train::run;
 use inp_former::{Error, Result};
@@ -67,8 +68,8 @@ impl Demo {
         });
         let mut scorer = Scorer::new(model, cpu.clone(), &Options::default())?;
         let scale = super::score::scale(None, &scorer);
-        let workers = common.workers(None, &cpu);
-        let setting = Setting { mode: Mode::Exact, binarize: Binarize::Half, workers };
+        let setting =
+            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, workers: None };
         let (mut results, mut classes, mut failures) = (Vec::new(), Vec::new(), 0);
         for class in &set.classes {
             let (tested, failed) = test_class(common, &mut scorer, class, &setting)?;
@@ -129,12 +130,12 @@ impl Demo {
                 .map(|p| Item { path: p.clone(), view: None })
                 .collect(),
             cache: CacheMode::Ram { limit: 4_000_000_000 },
-            workers: common.workers(None, cpu),
+            workers: None,
             out,
             log: Some(&self.out.join("training.csv")),
             options,
         };
-        match job.run(common, cpu, &common.backbone(None)?)? {
+        match job.run(common, cpu, &Backbone::new(cpu, common.backbone(None)?)?)? {
             Done::All => Ok(()),
             _ => Err(Error::usage(
                 "some pictures of the demo set could not be read; delete its folder and run again",

@@ -53,16 +53,17 @@ pub struct Eval {
     /// Use the distance to the picture's own prototypes
     #[arg(long)]
     zero_shot: bool,
-    /// Decoding threads
+    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
 }
 
 /// How an evaluation is done, whoever asks for it.
 pub struct Setting {
+    pub cpu: Cpu,
     pub mode: Mode,
     pub binarize: Binarize,
-    pub workers: usize,
+    pub workers: Option<usize>,
 }
 
 /// A test picture and what was found.
@@ -81,7 +82,7 @@ impl Eval {
         let data = Dataset::open(&self.data, self.dataset.layout(), &self.classes)?;
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
         let (mode, binarize) = (self.metrics, self.gt_binarize);
-        let setting = Setting { mode, binarize, workers: common.workers(self.workers, &cpu) };
+        let setting = Setting { cpu: cpu.clone(), mode, binarize, workers: self.workers };
         for path in [&self.json, &self.csv, &self.report].into_iter().flatten() {
             inputs::make_parent(path)?;
         }
@@ -195,8 +196,9 @@ pub fn test_class(
     let (resize, crop) = (cfg.resize, cfg.crop);
     let limits = Limits::default();
     let scaled = AtomicBool::new(false);
-    let load = |i: usize, path: PathBuf| -> Result<(Vec<u8>, Option<Vec<u8>>)> {
-        let picture = image::decode(&path, &limits)?;
+    let read = |_: usize, path: PathBuf| image::read(&path, &limits);
+    let load = |i: usize, bytes: Result<Vec<u8>>| -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+        let picture = image::decode_bytes(&class.test[i].path, &bytes?, &limits)?;
         let pixels = picture.crop(resize, crop)?;
         let mask = match (&class.test[i].mask, &class.test[i].defect) {
             (Some(mask), _) => {
@@ -215,8 +217,7 @@ pub fn test_class(
     let paths: Vec<PathBuf> = class.test.iter().map(|s| s.path.clone()).collect();
     let bar = common.bar(paths.len(), &class.name);
     let (mut tested, mut failed) = (Vec::new(), 0);
-    let workers = setting.workers;
-    prefetch::ordered(paths, workers, workers + 2, load, |i, loaded| {
+    prefetch::staged(&setting.cpu, paths, setting.workers, read, load, |i, loaded| {
         let sample = &class.test[i];
         bar.inc(1);
         let mut v = Verdict::default();

@@ -1,4 +1,4 @@
-//! `score`: a number and a map for each picture; decoding runs beside computing.
+//! `score`: a number and a map for each picture.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use inp_former::data::prefetch;
 use inp_former::engine::score::MAP_SIDE;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::heatmap;
-use inp_former::fs::write_atomic;
+use inp_former::fs::write_unsynced;
+use inp_former::model::Config;
 use inp_former::{Error, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -48,7 +49,7 @@ pub struct Score {
     /// Exit with 3 when a picture is anomalous (needs a threshold)
     #[arg(long)]
     fail_on_anomaly: bool,
-    /// Decoding threads
+    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Largest picture to accept, in megapixels
@@ -139,11 +140,12 @@ impl Score {
         let cfg = scorer.config().clone();
         let limits = limits(self.max_megapixels);
         let (draw, cover) = (heatmaps.is_some(), cfg.crop as f64 / cfg.resize as f64);
-        let load = |_: usize, input: Input| load(&input.path, cfg.resize, cfg.crop, draw, &limits);
-        let workers = common.workers(self.workers, &cpu);
+        let read = |_: usize, input: Input| image::read(&input.path, &limits);
+        let load = |i: usize, bytes: Result<Vec<u8>>| load(&inputs[i].path, &bytes?, &cfg, draw, &limits);
         let bar = common.bar(inputs.len(), "scoring");
         let (mut verdict, mut failures, mut anomalies) = (Verdict::default(), 0, 0);
-        prefetch::ordered(inputs.clone(), workers, workers + 2, load, |i, loaded: Result<Loaded>| {
+        let all = inputs.clone();
+        prefetch::staged(&cpu, all, self.workers, read, load, |i, loaded: Result<Loaded>| {
             let path = &inputs[i].path;
             let start = Instant::now();
             let scored = loaded.and_then(|p| {
@@ -158,7 +160,7 @@ impl Score {
                 Ok(p) => {
                     if let Some(maps) = &maps {
                         inputs::make_parent(&maps[i])?;
-                        write_atomic(&maps[i], &heatmap::npy(&verdict.map, &[MAP_SIDE, MAP_SIDE]))?;
+                        write_unsynced(&maps[i], &heatmap::npy(&verdict.map, &[MAP_SIDE, MAP_SIDE]))?;
                     }
                     if let (Some(heatmaps), Some(pic)) = (&heatmaps, &p.picture) {
                         inputs::make_parent(&heatmaps[i])?;
@@ -198,10 +200,10 @@ impl Score {
     }
 }
 
-fn load(path: &Path, resize: usize, crop: usize, keep: bool, limits: &Limits) -> Result<Loaded> {
-    let picture = image::decode(path, limits)?;
+fn load(path: &Path, bytes: &[u8], cfg: &Config, keep: bool, limits: &Limits) -> Result<Loaded> {
+    let picture = image::decode_bytes(path, bytes, limits)?;
     let (width, height) = (picture.width, picture.height);
-    let crop = picture.crop(resize, crop)?;
+    let crop = picture.crop(cfg.resize, cfg.crop)?;
     Ok(Loaded { crop, width, height, picture: keep.then_some(picture) })
 }
 

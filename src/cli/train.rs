@@ -11,13 +11,14 @@ use clap::{Args, ValueEnum};
 use inp_former::data::dataset::{Dataset, Layout};
 use inp_former::data::views::VIEWS;
 use inp_former::error::IoContext;
-use inp_former::model::{Model, inp_former as net};
+use inp_former::model::params::Trained;
+use inp_former::model::{Config, inp_former as net};
 use inp_former::ops::anomaly_map;
 use inp_former::runtime::Cpu;
-use inp_former::train::checkpoint;
 use inp_former::train::features::{CacheMode, FeatureStore, Item};
 use inp_former::train::init::Rng;
 use inp_former::train::run::{self, Options, Outcome, Report};
+use inp_former::train::{Backbone, checkpoint};
 use inp_former::{Error, Result};
 use serde_json::json;
 
@@ -71,7 +72,7 @@ pub struct Train {
     /// Highest learning rate
     #[arg(long, default_value_t = 1e-3)]
     lr: f64,
-    /// Decoding threads
+    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Continue from this checkpoint (for --setting single: any value; finished classes are skipped)
@@ -134,6 +135,7 @@ impl Train {
         let cpu = common.cpu()?;
         let mut backbone = common.backbone(self.backbone.as_deref())?;
         backbone.config = backbone.config.clone().with_sizes(self.resize, self.crop)?;
+        let backbone = Backbone::new(&cpu, backbone)?;
         let mut classes: Vec<(String, Vec<PathBuf>)> = Vec::new();
         let mut own_folder = true;
         for root in &self.data {
@@ -164,7 +166,7 @@ impl Train {
         &self,
         common: &Common,
         cpu: &Cpu,
-        backbone: &Model,
+        backbone: &Backbone,
         classes: &[(String, Vec<PathBuf>)],
         own_folder: bool,
         all: impl Fn(&[(String, Vec<PathBuf>)]) -> Vec<Item>,
@@ -197,7 +199,7 @@ impl Train {
         &self,
         common: &Common,
         cpu: &Cpu,
-        backbone: &Model,
+        backbone: &Backbone,
         items: Vec<Item>,
         own_folder: bool,
         out: &Path,
@@ -219,7 +221,7 @@ impl Train {
         let job = Job {
             items,
             cache: self.cache_mode()?,
-            workers: common.workers(self.workers, cpu),
+            workers: self.workers,
             out,
             log: log.as_deref(),
             options,
@@ -257,14 +259,14 @@ impl Train {
 pub struct Job<'a> {
     pub items: Vec<Item>,
     pub cache: CacheMode,
-    pub workers: usize,
+    pub workers: Option<usize>,
     pub out: &'a Path,
     pub log: Option<&'a Path>,
     pub options: Options,
 }
 
 impl Job<'_> {
-    pub fn run(self, common: &Common, cpu: &Cpu, backbone: &Model) -> Result<Done> {
+    pub fn run(self, common: &Common, cpu: &Cpu, backbone: &Backbone) -> Result<Done> {
         for path in [Some(self.out), self.log].into_iter().flatten() {
             super::inputs::make_parent(path)?;
             if path.is_dir() {
@@ -283,7 +285,7 @@ impl Job<'_> {
         let at = self.options.resume.as_deref().map(checkpoint::iteration).transpose()?.unwrap_or(0);
         let bar = common.bar(self.items.len(), "features");
         let (mut store, failed) =
-            FeatureStore::prepare(cpu, backbone, self.items, self.cache, self.workers, |done, _| {
+            FeatureStore::prepare(backbone, self.items, self.cache, self.workers, |done, _| {
                 bar.set_position(done as u64);
                 match STOP.load(Ordering::SeqCst) {
                     true => {
@@ -321,14 +323,8 @@ impl Job<'_> {
                 false => ControlFlow::Continue(()),
             }
         };
-        let outcome = run::train(
-            cpu,
-            backbone,
-            &mut store,
-            &self.options,
-            |n| common.note(format!("note: {n}")),
-            observe,
-        )?;
+        let outcome =
+            run::train(cpu, &mut store, &self.options, |n| common.note(format!("note: {n}")), observe)?;
         bar.finish_and_clear();
         if let Some(e) = log_error {
             return Err(e);
@@ -339,10 +335,11 @@ impl Job<'_> {
                 length.schedule.total,
                 ckpt.display()
             ))),
-            Outcome::Finished(mut model) => {
-                let range = map_range(cpu, &model, &mut store)?;
-                model.config.other.insert("map_range".into(), json!([range.0, range.1]));
-                model.to_file().write(self.out)?;
+            Outcome::Finished(finished) => {
+                let (mut config, trained) = *finished;
+                let range = map_range(cpu, &config, &trained, &mut store)?;
+                config.other.insert("map_range".into(), json!([range.0, range.1]));
+                backbone.with_trained(&config, &trained).write(self.out)?;
                 if ckpt.exists() {
                     std::fs::remove_file(&ckpt).at(&ckpt, "remove the checkpoint of the finished run")?;
                 }
@@ -359,9 +356,8 @@ impl Job<'_> {
 
 /// Map values that heat maps of this model are drawn between: the median of up to 16 training images' maps, and twice
 /// their highest value above it. One scale for every picture, so that pictures can be compared.
-fn map_range(cpu: &Cpu, model: &Model, store: &mut FeatureStore) -> Result<(f32, f32)> {
-    let (cfg, trained, n) = (&model.config, model.trained()?, store.len());
-    let mut values = Vec::new();
+fn map_range(cpu: &Cpu, cfg: &Config, trained: &Trained, store: &mut FeatureStore) -> Result<(f32, f32)> {
+    let (mut values, n) = (Vec::new(), store.len());
     for i in (0..n).step_by(n.div_ceil(16).max(1)) {
         let features = store.batch(&[i])?;
         let head = net::forward(cpu, trained, cfg, &features, false, &mut |_, _| {})?;

@@ -76,8 +76,8 @@ pub fn decode_bytes(label: &Path, bytes: &[u8], limits: &Limits) -> Result<Pictu
     Ok(Picture { width, height, rgb })
 }
 
-/// The bytes of a file that is not larger than the limits allow.
-pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
+/// The bytes of a file that is not larger than the limits allow, for [`decode_bytes`].
+pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
     if path.is_dir() {
         return Err(Error::file(path, "this is a folder, not a picture"));
     }

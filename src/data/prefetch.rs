@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::runtime::Cpu;
+
 /// What the workers and the consumer share.
 struct State<I, T> {
     items: std::iter::Enumerate<std::vec::IntoIter<I>>,
@@ -92,5 +94,42 @@ pub fn ordered<I: Send, T: Send, E>(
             consume(i, result.unwrap_or_else(|panic| resume_unwind(panic)))?;
         }
         Ok(())
+    })
+}
+
+/// `consume(index, load(index, read(index, item)))` in the order of `items`, as [`ordered`] does it, for a consumer that
+/// computes on `cpu`.
+///
+/// `workers = None` leaves no more threads than cores: one thread reads ahead, which is mostly waiting for the disk, and
+/// between calls of `consume` the threads of `cpu` load an item each. Threads that decoded beside the computing ones
+/// would take their cores in the middle of a stage, and the others would wait for that stage to end. With
+/// `Some(n)` those threads are there all the same: for a consumer that leaves cores free.
+pub fn staged<I: Send, B: Send, T: Send, E>(
+    cpu: &Cpu,
+    items: Vec<I>,
+    workers: Option<usize>,
+    read: impl Fn(usize, I) -> B + Sync,
+    load: impl Fn(usize, B) -> T + Sync + Send,
+    mut consume: impl FnMut(usize, T) -> Result<(), E>,
+) -> Result<(), E> {
+    if let Some(n) = workers {
+        return ordered(items, n, n + 2, |i, item| load(i, read(i, item)), consume);
+    }
+    let (total, at_once) = (items.len(), cpu.threads());
+    let mut group: Vec<(Option<B>, Option<T>)> = Vec::with_capacity(at_once);
+    ordered(items, 1, 2 * at_once, read, |i, bytes| {
+        group.push((Some(bytes), None));
+        if group.len() < at_once && i + 1 < total {
+            return Ok(());
+        }
+        let first = i + 1 - group.len();
+        cpu.for_chunks(&mut group, 1, |k, slot| {
+            let (bytes, loaded) = &mut slot[0];
+            *loaded = bytes.take().map(|b| load(first + k, b));
+        });
+        group
+            .drain(..)
+            .zip(first..)
+            .try_for_each(|((_, t), i)| consume(i, t.expect("every chunk was loaded")))
     })
 }

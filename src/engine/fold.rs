@@ -1,7 +1,7 @@
 //! Exact algebraic folds, made once when a model is opened: the same function with fewer and larger products.
 //!
-//! - Encoder: LayerNorm gains go into the next weights and its biases into the next biases; the attention scale into the
-//!   query; the key's bias drops out of the softmax, the value's joins the projection's; layer scales go into projections.
+//! - Encoder: LayerNorm gains go into the next weights and its biases into the next biases; the attention scale and
+//!   log2(e) into the query (its softmax is in base 2); the key's bias drops out of the softmax, the value's joins the projection's; layer scales go into projections.
 //! - Patches: `/255`, mean and deviation go into the patch weights (8-bit input); position, bias, class and register rows
 //!   become one table.
 //! - Extractor: its query is constant, so query and key weights become `(H·P, C)`; values are pooled before their weights.
@@ -11,7 +11,7 @@
 
 use crate::error::Result;
 use crate::model::config::PATCH;
-use crate::model::params::{Linear, Mlp, Norm, Trained};
+use crate::model::params::{self, Linear, Mlp, Norm, Trained};
 use crate::model::{Config, ENCODER_EPS, Model, TRAINED_EPS};
 use crate::ops::linear::gemm::{Mat, Start, gemm};
 use crate::ops::linear::packed::Packed;
@@ -59,8 +59,8 @@ pub struct Decode {
     pub fc2: Packed,
 }
 
-/// A model ready for the engine.
-pub struct Folded {
+/// An encoder ready for the engine.
+pub struct Encoder {
     pub config: Config,
     /// Patch weights for 8-bit pixels `(C, 3·14·14)` and for normalised ones.
     pub patch_u8: Packed,
@@ -69,6 +69,12 @@ pub struct Folded {
     pub table_u8: Vec<f32>,
     pub table_f32: Vec<f32>,
     pub blocks: Vec<Block>,
+}
+
+/// A model ready for the engine.
+pub struct Folded {
+    pub config: Config,
+    pub encoder: Encoder,
     pub extract: Extract,
     pub bottleneck: (Packed, Packed),
     pub decode: Vec<Decode>,
@@ -85,19 +91,36 @@ impl Folded {
     /// Folds and packs for the tier of `cpu`. Blocks are let go as they are folded: the weights are in memory once.
     pub fn new(cpu: &Cpu, model: Model) -> Result<Self> {
         model.trained()?;
-        let (cfg, enc, trained) = model.into_parts();
+        let (cfg, enc, trained, _) = model.into_parts();
         let p = trained.expect("asked for above");
+        let encoder = Encoder::new(cpu, &cfg, enc)?;
+        let extract = Extract::new(cpu, &cfg, &p)?;
+        let bottleneck = mlp(cpu, None, &p.bottleneck);
+        Ok(Self {
+            post: Post::new(cfg.side(), cfg.crop),
+            config: cfg,
+            encoder,
+            extract,
+            bottleneck,
+            decode: p.decoder.into_iter().map(|b| Decode::new(cpu, &b)).collect(),
+        })
+    }
+}
+
+impl Encoder {
+    /// As [`Folded::new`], of the encoder alone.
+    pub fn new(cpu: &Cpu, cfg: &Config, enc: params::Encoder) -> Result<Self> {
         let (c, side) = (cfg.channels, cfg.side());
         let pos = patch_embed::pos_embed(cpu, &enc.pos, (side, side))?;
-        let (patch_f32, table_f32) = patches(cpu, &cfg, &enc, &pos, false);
-        let (patch_u8, table_u8) = patches(cpu, &cfg, &enc, &pos, true);
+        let (patch_f32, table_f32) = patches(cpu, cfg, &enc, &pos, false);
+        let (patch_u8, table_u8) = patches(cpu, cfg, &enc, &pos, true);
         let d = c / cfg.heads;
         let blocks = enc
             .blocks
             .into_iter()
             .map(|b| {
                 let mut qkv = normed(&b.norm1, &b.qkv);
-                let scale = (d as f32).powf(-0.5);
+                let scale = ((d as f64).powf(-0.5) * std::f64::consts::LOG2_E) as f32;
                 qkv.w[..c * c].iter_mut().for_each(|x| *x *= scale);
                 qkv.b[..c].iter_mut().for_each(|x| *x *= scale);
                 let value_bias = qkv.b[2 * c..].to_vec();
@@ -112,20 +135,7 @@ impl Folded {
                 }
             })
             .collect();
-        let extract = Extract::new(cpu, &cfg, &p)?;
-        let bottleneck = mlp(cpu, None, &p.bottleneck);
-        Ok(Self {
-            post: Post::new(side, cfg.crop),
-            config: cfg,
-            patch_u8,
-            patch_f32,
-            table_u8,
-            table_f32,
-            blocks,
-            extract,
-            bottleneck,
-            decode: p.decoder.into_iter().map(|b| Decode::new(cpu, &b)).collect(),
-        })
+        Ok(Self { config: cfg.clone(), patch_u8, patch_f32, table_u8, table_f32, blocks })
     }
 }
 
@@ -188,7 +198,7 @@ fn mlp(cpu: &Cpu, norm: Option<&Norm>, m: &Mlp) -> (Packed, Packed) {
 fn patches(
     cpu: &Cpu,
     cfg: &Config,
-    enc: &crate::model::params::Encoder,
+    enc: &params::Encoder,
     pos: &Tensor,
     u8_input: bool,
 ) -> (Packed, Vec<f32>) {
@@ -254,7 +264,7 @@ impl Extract {
 }
 
 impl Decode {
-    fn new(cpu: &Cpu, b: &crate::model::params::DecoderBlock) -> Self {
+    fn new(cpu: &Cpu, b: &params::DecoderBlock) -> Self {
         let c = b.proj.b.len();
         let hidden = b.mlp.fc1.b.len();
         // The projection with the mean over its outputs taken away, column by column.

@@ -2,13 +2,15 @@
 //!
 //! Pictures of a batch go one after the other: each gets the same bits as alone, and nothing grows with the batch.
 
-use crate::model::config::PATCH;
+use crate::model::config::{Config, PATCH};
+use crate::ops::attention::{self, Softmax};
 use crate::ops::linear::pack::Mat;
 use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
-use crate::ops::{anomaly_map, attention, layernorm};
+use crate::ops::{anomaly_map, layernorm};
 use crate::runtime::Cpu;
+use crate::runtime::simd::aligned::Aligned;
 
-use super::fold::{Decode, EPS, Folded};
+use super::fold::{Decode, EPS, Encoder, Folded};
 use super::kernels::{add, coefficients, column_softmax, cosine, distances, gram, row_scales};
 
 /// Where a picture enters.
@@ -23,66 +25,66 @@ pub enum Pixels<'a> {
 #[derive(Clone)]
 pub struct Workspace {
     /// Tokens `(T, C)`, their normalisation, queries-keys-values `(T, 3C)`, attention's output.
-    x: Vec<f32>,
-    norm: Vec<f32>,
-    qkv: Vec<f32>,
-    out: Vec<f32>,
+    x: Aligned<f32>,
+    norm: Aligned<f32>,
+    qkv: Aligned<f32>,
+    out: Aligned<f32>,
     /// `(T, 4C)`; also holds the patches' pixels.
-    hidden: Vec<f32>,
+    hidden: Aligned<f32>,
     attention: attention::Scratch<f32>,
     /// Sums of each group's encoder outputs `(T, C)` and decoder outputs `(N, C)`.
-    en: Vec<Vec<f32>>,
-    de: Vec<Vec<f32>>,
+    en: Vec<Aligned<f32>>,
+    de: Vec<Aligned<f32>>,
     /// f `(N, C)`.
-    fused: Vec<f32>,
+    fused: Aligned<f32>,
     /// Extractor: scores `(N, H·P)`, packed normalised features, pooled `(H·P, C)`, I and its neighbours `(P, ·)`.
-    scores: Vec<f32>,
-    column: Vec<f32>,
-    panels: Vec<f32>,
-    pooled: Vec<f32>,
-    inp: Vec<f32>,
-    inp_norm: Vec<f32>,
-    inp_out: Vec<f32>,
-    inp_hidden: Vec<f32>,
+    scores: Aligned<f32>,
+    column: Aligned<f32>,
+    panels: Aligned<f32>,
+    pooled: Aligned<f32>,
+    inp: Aligned<f32>,
+    inp_norm: Aligned<f32>,
+    inp_out: Aligned<f32>,
+    inp_hidden: Aligned<f32>,
     factors: Vec<Factors>,
     /// Decoder: coefficients and 1 `(N, H·P + 1)`, their product with the Gram matrix, 1/deviation of each row `(N)`.
-    coef: Vec<f32>,
-    coef_gram: Vec<f32>,
-    rstd: Vec<f32>,
+    coef: Aligned<f32>,
+    coef_gram: Aligned<f32>,
+    rstd: Aligned<f32>,
     /// Native maps of each group `(N)`, their mean, and the mean after one axis `(256, √N)`.
     native: Vec<Vec<f32>>,
-    grid: Vec<f32>,
-    half: Vec<f32>,
+    grid: Aligned<f32>,
+    half: Aligned<f32>,
 }
 
 /// What one decoder block needs of the picture's prototypes.
 #[derive(Clone)]
 struct Factors {
     /// Keys and values `(P, 2C)`.
-    kv: Vec<f32>,
+    kv: Aligned<f32>,
     /// Normalised, scaled keys of each head in panels `[D][NR]`.
-    keys: Vec<f32>,
+    keys: Aligned<f32>,
     /// VW in panels `[H·P][NR]`, and VA.
-    vw: Vec<f32>,
-    va: Vec<f32>,
+    vw: Aligned<f32>,
+    va: Aligned<f32>,
     /// Centred VW and bias `(H·P + 1, C)`, and their Gram matrix / C in panels.
-    centred: Vec<f32>,
-    gram: Vec<f32>,
-    gram_panels: Vec<f32>,
+    centred: Aligned<f32>,
+    gram: Aligned<f32>,
+    gram_panels: Aligned<f32>,
 }
 
 impl Workspace {
-    pub fn new(cpu: &Cpu, m: &Folded) -> Self {
-        let cfg = &m.config;
+    /// For models of this shape; for its encoder alone where it says of no trained part.
+    pub fn new(cpu: &Cpu, cfg: &Config) -> Self {
         let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
         let n = cfg.side() * cfg.side();
         let t = n + cfg.prefix();
         let nr = packed::tile(cpu).1;
         let (hp, up) = (h * p, |x: usize| x.div_ceil(nr) * nr);
         let hidden = cfg.hidden.max(4 * c);
-        let zeros = |len: usize| vec![0.0f32; len];
+        let zeros = Aligned::<f32>::zeros;
         let groups = |rows: usize| cfg.groups.iter().map(|_| zeros(rows * c)).collect::<Vec<_>>();
-        let factors = |_: &Decode| Factors {
+        let factors = |_: usize| Factors {
             kv: zeros(p * 2 * c),
             keys: zeros(h * up(p) * (c / h)),
             vw: zeros(hp * up(c)),
@@ -109,11 +111,11 @@ impl Workspace {
             inp_norm: zeros(p * c),
             inp_out: zeros(p * c),
             inp_hidden: zeros(p * 4 * c),
-            factors: m.decode.iter().map(factors).collect(),
+            factors: (0..cfg.decoder_blocks).map(factors).collect(),
             coef: zeros(n * (hp + 1)),
             coef_gram: zeros(n * (hp + 1)),
             rstd: zeros(n),
-            native: (0..cfg.groups.len()).map(|_| zeros(n)).collect(),
+            native: vec![vec![0.0; n]; cfg.groups.len()],
             grid: zeros(n),
             half: zeros(anomaly_map::SIDE * cfg.side()),
         }
@@ -122,6 +124,10 @@ impl Workspace {
     /// Native maps `(N)` of each group (one for zero-shot), of the last pass.
     pub fn native(&self, zero_shot: bool) -> &[Vec<f32>] {
         if zero_shot { &self.native[..1] } else { &self.native }
+    }
+    /// Sums of each group's encoder outputs `(T, C)` of the last pass.
+    pub fn encoded(&self) -> &[Aligned<f32>] {
+        &self.en
     }
     /// I `(P, C)` of the last pass.
     pub fn inp(&self) -> &[f32] {
@@ -138,9 +144,9 @@ impl Workspace {
         map: &mut [f32],
         stage: &mut dyn FnMut(&'static str),
     ) {
-        self.patches(cpu, m, pixels);
+        self.patches(cpu, &m.encoder, pixels);
         stage("patches");
-        self.encode(cpu, m, stage);
+        self.encode(cpu, &m.encoder, stage);
         self.extract(cpu, m);
         stage("extractor");
         if zero_shot {
@@ -153,7 +159,7 @@ impl Workspace {
     }
 
     /// Pixels → x: patch products added to the table.
-    fn patches(&mut self, cpu: &Cpu, m: &Folded, pixels: Pixels) {
+    pub fn patches(&mut self, cpu: &Cpu, m: &Encoder, pixels: Pixels) {
         let cfg = &m.config;
         let (c, side, size, k) = (cfg.channels, cfg.side(), cfg.crop, 3 * PATCH * PATCH);
         let cols = &mut self.hidden[..side * side * k];
@@ -188,7 +194,7 @@ impl Workspace {
     }
 
     /// x through the encoder's blocks; the groups' sums of target outputs.
-    fn encode(&mut self, cpu: &Cpu, m: &Folded, stage: &mut dyn FnMut(&'static str)) {
+    pub fn encode(&mut self, cpu: &Cpu, m: &Encoder, stage: &mut dyn FnMut(&'static str)) {
         let cfg = &m.config;
         let (c, hidden, heads, prefix) = (cfg.channels, cfg.hidden, cfg.heads, cfg.prefix());
         let t = self.x.len() / c;
@@ -214,7 +220,16 @@ impl Workspace {
             let all = Input { data: &self.norm, ld: c };
             packed::forward(cpu, t, all, b.qkv.view(), None, &mut self.qkv, 3 * c, Epilogue::Store, None);
             stage("qkv");
-            attention::picture(cpu, &self.qkv, [t, c, heads], 1.0, first, &mut self.attention, &mut self.out);
+            let shape = [t, c, heads];
+            attention::picture(
+                cpu,
+                &self.qkv,
+                shape,
+                Softmax::Base2,
+                first,
+                &mut self.attention,
+                &mut self.out,
+            );
             stage("attention");
             lin(&self.out[first * c..], c, &b.proj, &mut self.x[first * c..], Epilogue::Residual);
             stage("proj");

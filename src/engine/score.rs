@@ -74,6 +74,12 @@ pub struct Scorer {
     sorted: Vec<f32>,
 }
 
+/// A line of cameras has a scorer on each of its threads: not to be lost by a field that is not `Send`.
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Scorer>();
+};
+
 impl Scorer {
     /// Opens a model file. Errors: the file's, or that it holds no trained INP-Former.
     pub fn open(model: impl AsRef<Path>, options: &Options) -> Result<Self> {
@@ -91,7 +97,7 @@ impl Scorer {
             threshold: options.threshold.or_else(|| cfg.threshold(options.zero_shot)),
             cropper: Cropper::new(cfg.resize, cfg.crop)?,
             crop: vec![0; cfg.crop * cfg.crop * 3],
-            work: Workspace::new(&cpu, &folded),
+            work: Workspace::new(&cpu, cfg),
             model: Arc::new(folded),
             sorted: Vec::new(),
             cpu,
@@ -101,6 +107,10 @@ impl Scorer {
     /// What the model's file says of it.
     pub fn config(&self) -> &Config {
         &self.model.config
+    }
+    /// Number of scorers, this one included, that use this model's weights: itself and its clones.
+    pub fn sharing(&self) -> usize {
+        Arc::strong_count(&self.model)
     }
     /// Score from which a picture is anomalous.
     pub fn threshold(&self) -> Option<f32> {

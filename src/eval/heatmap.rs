@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 pub use sheet::{Sheet, SheetRow, contact_sheet};
 
 use crate::error::{Error, Result};
-use crate::fs::write_atomic;
+use crate::fs::write_unsynced;
 
 /// An RGB picture, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,19 +114,13 @@ pub fn overlay_centre(
     Ok(out)
 }
 
-/// The map alone in colours, `(map.len(), 3)`. Errors: a map value or a scale that is not finite.
-pub fn colourise(map: &[f32], scale: (f32, f32)) -> Result<Vec<u8>> {
-    let level = Level::new(map, scale)?;
-    Ok(map.iter().flat_map(|x| colour(level.of(*x))).collect())
-}
-
 /// Writes a PNG, whole or not at all. Errors: pixels that do not fit `width`·`height`; the disk's.
 pub fn write_png(path: &Path, width: usize, height: usize, rgb: &[u8]) -> Result<()> {
     let bytes = png(width, height, rgb).map_err(|e| match e {
         Error::Usage(what) => Error::file(path, what),
         e => e,
     })?;
-    write_atomic(path, &bytes)
+    write_unsynced(path, &bytes)
 }
 
 /// The bytes of a PNG of `(height, width, 3)`.

@@ -48,9 +48,9 @@ impl Model {
         Self::take(file, false)
     }
 
-    /// The shape and the weights, the file's own tensors let go.
-    pub fn into_parts(self) -> (Config, Encoder, Option<Trained>) {
-        (self.config, self.encoder, self.trained)
+    /// The shape, the weights, and the encoder's tensors as they came (see [`to_file`]).
+    pub fn into_parts(self) -> (Config, Encoder, Option<Trained>, WeightFile) {
+        (self.config, self.encoder, self.trained, self.source)
     }
 
     fn take(file: WeightFile, keep: bool) -> Result<Self> {
@@ -89,14 +89,7 @@ impl Model {
 
     /// The model as a file: encoder tensors as they came, trained tensors in f32, configuration in the metadata.
     pub fn to_file(&self) -> WeightFile {
-        let mut file = self.source.clone();
-        if let Some(trained) = &self.trained {
-            for (name, t) in Trained::<f32>::names(&self.config).into_iter().zip(trained.tensors()) {
-                file.tensors.insert(name, RawTensor::from_f32(t));
-            }
-        }
-        file.metadata.insert("inp_former".into(), self.config.to_json().to_string());
-        file
+        to_file(self.source.clone(), &self.config, self.trained.as_ref())
     }
 
     /// Hash of the encoder's tensors that run: part of the key of cached features.
@@ -120,6 +113,18 @@ impl Model {
             )
         })
     }
+}
+
+/// A model's file: the trained tensors in f32 and the configuration added to the encoder's tensors as they came.
+pub fn to_file(encoder: WeightFile, config: &Config, trained: Option<&Trained>) -> WeightFile {
+    let mut file = encoder;
+    if let Some(trained) = trained {
+        for (name, t) in Trained::<f32>::names(config).into_iter().zip(trained.tensors()) {
+            file.tensors.insert(name, RawTensor::from_f32(t));
+        }
+    }
+    file.metadata.insert("inp_former".into(), config.to_json().to_string());
+    file
 }
 
 /// Everything after the encoder, forward.

@@ -4,6 +4,7 @@
 //! A kernel is a struct with `#[inline(always)] fn run<S: Simd>(self, s: S)`; [`Cpu::dispatch`](super::Cpu::dispatch)
 //! calls it inside a function that enables the tier's target features, so that everything inlines into it.
 
+pub mod aligned;
 pub mod avx2;
 pub mod avx512;
 pub mod math;
@@ -163,8 +164,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn hmax(self, a: Self::V) -> Self::E;
     /// `e^a`; for f32 as [`math::exp`] says, for f64 libm's.
     fn exp(self, a: Self::V) -> Self::V;
+    /// `2^a`; for f32 as [`math::exp2`] says, for f64 libm's.
+    fn exp2(self, a: Self::V) -> Self::V;
     /// Gauss error function; for f32 as [`math::erf`] says, for f64 libm's.
     fn erf(self, a: Self::V) -> Self::V;
+    /// `a·Φ(a)`; for f32 as [`math::gelu`] says, for f64 with libm's erf.
+    fn gelu(self, a: Self::V) -> Self::V;
+    /// Asks for the cache line at `p`, which may lie anywhere, to come to the second-level cache.
+    #[inline(always)]
+    fn prefetch(self, _p: *const Self::E) {}
     /// Copies 8x8 elements transposed: `to[j·to_ld + i] = from[i·from_ld + j]`.
     #[inline(always)]
     unsafe fn transpose8(self, from: *const Self::E, from_ld: usize, to: *mut Self::E, to_ld: usize) {

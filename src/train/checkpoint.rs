@@ -55,7 +55,7 @@ pub fn load(path: &Path, cfg: &Config, settings: &Map<String, Value>) -> Result<
         .iter()
         .filter(|(k, v)| old.get(*k) != Some(v))
         .map(|(k, v)| match k.as_str() {
-            "features" => "features: other pictures, encoder weights, resize or crop".into(),
+            "features" => "features: other pictures, encoder weights, resize, crop or version".into(),
             _ => format!("{k}: {} then, {v} now", old.get(k).unwrap_or(&Value::Null)),
         })
         .collect();

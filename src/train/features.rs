@@ -1,8 +1,9 @@
 //! Encoder features of the training pictures, computed once and kept: in memory, on disk, or not at all.
 //!
 //! The encoder is frozen and the data deterministic, so a picture's features never change. The key of a kept feature is
-//! a hash of the file's bytes, the encoder's weights, the preprocessing, the precision and the few-shot view; never a
-//! name or a time stamp.
+//! a hash of the file's bytes, the encoder's weights, the preprocessing, the way of computing and the few-shot view;
+//! never a name or a time stamp. The engine's encoder computes them: up to rounding (a few 1e-6 of the largest feature)
+//! what the plain one gives, and what the model will be scored with.
 
 mod disk;
 
@@ -10,11 +11,13 @@ use std::path::{Path, PathBuf};
 
 use crate::data::image::{self, Limits};
 use crate::data::{prefetch, views};
+use crate::engine::Encoder;
 use crate::error::{Error, Result};
-use crate::model::encoder::{self, Features};
-use crate::model::{Config, Model};
+use crate::model::Config;
+use crate::model::encoder::Features;
 use crate::ops::preprocess;
-use crate::runtime::{Cpu, Tensor};
+use crate::runtime::Tensor;
+use crate::train::Backbone;
 use crate::train::features::disk::Disk;
 
 /// One training sample: a picture, or one of its 22 few-shot views.
@@ -58,15 +61,13 @@ fn input_of(path: &Path, bytes: &[u8], cfg: &Config, limits: &Limits) -> Result<
 
 /// Features of every item, on demand.
 pub struct FeatureStore<'a> {
-    cpu: &'a Cpu,
-    model: &'a Model,
+    backbone: &'a Backbone,
+    encoder: Encoder,
     items: Vec<Item>,
     keep: Keep,
-    workers: usize,
+    workers: Option<usize>,
     limits: Limits,
     ram: Vec<Option<Vec<f32>>>,
-    /// Hash of the encoder.
-    encoder: [u8; 32],
     keys: Vec<Option<String>>,
 }
 
@@ -77,33 +78,28 @@ enum Keep {
     Off,
 }
 
-/// Pictures encoded together: enough for every thread to have work, small enough to stay in cache.
-const ENCODE_BATCH: usize = 4;
-
 impl<'a> FeatureStore<'a> {
     /// Decodes every item once, encodes it unless the mode is `Off`, and drops the items that cannot be read:
     /// they are returned with their errors. `progress(done, total)` is called as items are finished.
     pub fn prepare(
-        cpu: &'a Cpu,
-        model: &'a Model,
+        backbone: &'a Backbone,
         items: Vec<Item>,
         mode: CacheMode,
-        workers: usize,
+        workers: Option<usize>,
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<(Self, Vec<(PathBuf, Error)>)> {
         let off = mode == CacheMode::Off;
         let keep = match mode {
             CacheMode::Ram { limit } => Keep::Ram { left: limit },
-            CacheMode::Disk { folder, limit } => Keep::Disk(Disk::open(&folder, limit, cpu.tier())?),
+            CacheMode::Disk { folder, limit } => Keep::Disk(Disk::open(&folder, limit, backbone.cpu.tier())?),
             CacheMode::Off => Keep::Off,
         };
         let n = items.len();
         let mut store = Self {
-            cpu,
-            model,
+            backbone,
+            encoder: backbone.encoder(),
             ram: vec![None; n],
             keys: vec![None; n],
-            encoder: model.encoder_hash(),
             items,
             keep,
             workers,
@@ -119,21 +115,24 @@ impl<'a> FeatureStore<'a> {
                 _ => pictures.push((item.path.clone(), vec![i])),
             }
         }
-        let (cfg, limits, encoder) = (&model.config, store.limits, store.encoder);
+        let (cfg, limits) = (&backbone.config, store.limits);
         let views_of: Vec<Vec<Option<usize>>> =
             pictures.iter().map(|(_, l)| l.iter().map(|&i| store.items[i].view).collect()).collect();
-        let load = |p: usize, (path, list): (PathBuf, Vec<usize>)| {
-            let loaded = image::read(&path, &limits).and_then(|bytes| {
+        let read = |_: usize, (path, list): (PathBuf, Vec<usize>)| {
+            let bytes = image::read(&path, &limits);
+            (path, list, bytes)
+        };
+        let load = |p: usize, (path, list, bytes): (PathBuf, Vec<usize>, Result<Vec<u8>>)| {
+            let loaded = bytes.and_then(|bytes| {
                 let keys: Vec<String> =
-                    views_of[p].iter().map(|v| feature_key(&bytes, &encoder, cfg, *v)).collect();
+                    views_of[p].iter().map(|v| feature_key(&bytes, backbone, *v)).collect();
                 let x = input_of(&path, &bytes, cfg, &limits)?;
                 Ok((keys, if off { Vec::new() } else { select_views(&x, &views_of[p]) }))
             });
             (path, list, loaded)
         };
         let mut done = 0;
-        let mut waiting: Vec<(usize, Tensor<f32>)> = Vec::new();
-        prefetch::ordered(pictures, workers, 2 * workers + ENCODE_BATCH, load, |_, (path, list, loaded)| {
+        prefetch::staged(&backbone.cpu, pictures, workers, read, load, |_, (path, list, loaded)| {
             done += list.len();
             match loaded {
                 Err(e) => {
@@ -146,17 +145,13 @@ impl<'a> FeatureStore<'a> {
                     }
                     for (&i, x) in list.iter().zip(inputs) {
                         if store.will_keep(i) {
-                            waiting.push((i, x));
-                        }
-                        if waiting.len() == ENCODE_BATCH {
-                            store.encode(&mut waiting)?;
+                            store.encode(i, &x)?;
                         }
                     }
                 }
             }
             progress(done, n)
         })?;
-        store.encode(&mut waiting)?;
         let good: Vec<usize> = (0..n).filter(|&i| !bad[i]).collect();
         store.items = good.iter().map(|&i| store.items[i].clone()).collect();
         store.ram = good.iter().map(|&i| store.ram[i].take()).collect();
@@ -164,6 +159,10 @@ impl<'a> FeatureStore<'a> {
         Ok((store, failed))
     }
 
+    /// Configuration of the encoder.
+    pub fn config(&self) -> &Config {
+        &self.backbone.config
+    }
     /// Number of items that can be used.
     pub fn len(&self) -> usize {
         self.items.len()
@@ -196,28 +195,29 @@ impl<'a> FeatureStore<'a> {
         let missing: Vec<usize> =
             (0..batch.len()).filter(|&b| rows[b].is_none() && self.ram[batch[b]].is_none()).collect();
         let jobs: Vec<usize> = missing.iter().map(|&b| batch[b]).collect();
-        let (cfg, limits, encoder) = (&self.model.config, &self.limits, &self.encoder);
-        let (items, keys) = (&self.items, &self.keys);
-        let load = |_: usize, i: usize| {
+        let (backbone, limits, items, keys) = (self.backbone, &self.limits, &self.items, &self.keys);
+        let cfg = &backbone.config;
+        let read = |_: usize, i: usize| (i, image::read(&items[i].path, limits));
+        let load = |_: usize, (i, bytes): (usize, Result<Vec<u8>>)| {
             let Item { path, view } = &items[i];
-            let bytes = image::read(path, limits)?;
-            if keys[i].as_ref() != Some(&feature_key(&bytes, encoder, cfg, *view)) {
+            let bytes = bytes?;
+            if keys[i].as_ref() != Some(&feature_key(&bytes, backbone, *view)) {
                 return Err(Error::file(path, "this picture changed during the training; start again"));
             }
             let x = input_of(path, &bytes, cfg, limits)?;
             Ok(select_views(&x, &[*view]).remove(0))
         };
         let mut found = Vec::new();
-        prefetch::ordered(jobs, self.workers, self.workers + 1, load, |k, x| {
+        prefetch::staged(&backbone.cpu, jobs, self.workers, read, load, |k, x| {
             found.push((missing[k], x?));
             Ok(())
         })?;
         for (b, x) in found {
-            let f = encode(self.cpu, self.model, &[&x])?.remove(0);
+            let f = self.encoder.features(&x.data)?;
             self.keep_on_disk(batch[b], &f)?;
             rows[b] = Some(f);
         }
-        let (cfg, b) = (&self.model.config, batch.len());
+        let b = batch.len();
         let (n, groups) = (cfg.side() * cfg.side(), cfg.groups.len());
         let size = n * cfg.channels;
         let group = |g: usize| {
@@ -233,7 +233,7 @@ impl<'a> FeatureStore<'a> {
 
     /// Numbers in one item's features.
     fn item_len(&self) -> usize {
-        let cfg = &self.model.config;
+        let cfg = &self.backbone.config;
         cfg.groups.len() * cfg.side() * cfg.side() * cfg.channels
     }
 
@@ -248,21 +248,14 @@ impl<'a> FeatureStore<'a> {
         matches!(self.keep, Keep::Disk(_)) && self.on_disk(i).is_none()
     }
 
-    /// Encodes and keeps what waits.
-    fn encode(&mut self, waiting: &mut Vec<(usize, Tensor<f32>)>) -> Result<()> {
-        if waiting.is_empty() {
+    /// Encodes an item and keeps it.
+    fn encode(&mut self, i: usize, x: &Tensor<f32>) -> Result<()> {
+        let f = self.encoder.features(&x.data)?;
+        if let Keep::Ram { .. } = self.keep {
+            self.ram[i] = Some(f);
             return Ok(());
         }
-        let inputs: Vec<&Tensor<f32>> = waiting.iter().map(|(_, x)| x).collect();
-        let features = encode(self.cpu, self.model, &inputs)?;
-        for ((i, _), f) in waiting.drain(..).zip(features) {
-            if let Keep::Ram { .. } = self.keep {
-                self.ram[i] = Some(f);
-            } else {
-                self.keep_on_disk(i, &f)?;
-            }
-        }
-        Ok(())
+        self.keep_on_disk(i, &f)
     }
 
     fn on_disk(&self, i: usize) -> Option<Vec<f32>> {
@@ -278,15 +271,6 @@ impl<'a> FeatureStore<'a> {
     }
 }
 
-/// Inputs `(3, X, X)` → each one's features, groups one after the other.
-fn encode(cpu: &Cpu, model: &Model, inputs: &[&Tensor<f32>]) -> Result<Vec<Vec<f32>>> {
-    let [c, h, w] = inputs[0].shape() else { unreachable!("inputs are (3, X, X)") };
-    let data = inputs.iter().flat_map(|x| x.data.iter().copied()).collect();
-    let img = Tensor::new(&[inputs.len(), *c, *h, *w], data);
-    let f = encoder::forward(cpu, &model.encoder, &model.config, &img, &mut |_, _| {})?;
-    Ok((0..inputs.len()).map(|b| f.groups.iter().flat_map(|g| g.slab(b).iter().copied()).collect()).collect())
-}
-
 /// The asked views of one input; `None` is the picture itself.
 fn select_views(x: &Tensor<f32>, wanted: &[Option<usize>]) -> Vec<Tensor<f32>> {
     if wanted.iter().all(|v| v.is_none()) {
@@ -296,12 +280,14 @@ fn select_views(x: &Tensor<f32>, wanted: &[Option<usize>]) -> Vec<Tensor<f32>> {
     wanted.iter().map(|v| v.map_or_else(|| x.clone(), |v| all[v].clone())).collect()
 }
 
-fn feature_key(bytes: &[u8], encoder: &[u8; 32], cfg: &Config, view: Option<usize>) -> String {
+fn feature_key(bytes: &[u8], backbone: &Backbone, view: Option<usize>) -> String {
+    let cfg = &backbone.config;
     let mut h = blake3::Hasher::new();
     h.update(blake3::hash(bytes).as_bytes());
-    h.update(encoder);
+    h.update(&backbone.hash);
+    // The number stands for the bits: it changes whenever the engine computes others.
     let how = format!(
-        "v1 f32 heads {} targets {:?} groups {:?} resize {} crop {} view {view:?}",
+        "v2 engine f32 heads {} targets {:?} groups {:?} resize {} crop {} view {view:?}",
         cfg.heads, cfg.target_layers, cfg.groups, cfg.resize, cfg.crop
     );
     h.update(how.as_bytes());

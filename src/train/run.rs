@@ -7,8 +7,8 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::model::Config;
 use crate::model::params::Trained;
-use crate::model::{Config, Model};
 use crate::runtime::Cpu;
 use crate::train::checkpoint;
 use crate::train::features::FeatureStore;
@@ -112,8 +112,8 @@ pub struct Report {
 
 /// How a run ended.
 pub enum Outcome {
-    /// The trained model.
-    Finished(Box<Model>),
+    /// The configuration of the whole model, where it came from included, and its trained part.
+    Finished(Box<(Config, Trained)>),
     /// Stopped on request; the checkpoint holds the state.
     Stopped {
         /// Iterations made.
@@ -121,17 +121,16 @@ pub enum Outcome {
     },
 }
 
-/// Trains on the features of `store` with the encoder of `backbone`. `observe` sees every iteration; when it breaks,
+/// Trains on the features of `store`. `observe` sees every iteration; when it breaks,
 /// the state is saved and the run stops. `note` gets sentences for the user.
 pub fn train(
     cpu: &Cpu,
-    backbone: &Model,
     store: &mut FeatureStore,
     options: &Options,
     mut note: impl FnMut(String),
     mut observe: impl FnMut(&Report) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    let cfg = init::plan(&backbone.config, options.prototypes);
+    let mut cfg = init::plan(store.config(), options.prototypes);
     let images = store.len();
     let Length { batch, steps, schedule } = options.length(images)?;
     if batch < options.batch_size {
@@ -183,17 +182,13 @@ pub fn train(
             return Ok(Outcome::Stopped { iteration: i + 1 });
         }
     }
-    Ok(Outcome::Finished(Box::new(finish(backbone, cfg, p, options, images, &schedule))))
-}
-
-/// Puts the trained part on the encoder, with where it came from in the metadata.
-fn finish(backbone: &Model, mut cfg: Config, p: Trained, o: &Options, images: usize, s: &Schedule) -> Model {
     let provenance = json!({
         "made_by": concat!("inp-former ", env!("CARGO_PKG_VERSION")),
-        "images": images, "iterations": s.total, "batch_size": o.batch_size, "lr": o.lr, "seed": o.seed,
+        "images": images, "iterations": schedule.total, "batch_size": options.batch_size, "lr": options.lr,
+        "seed": options.seed,
     });
     cfg.other.insert("training".into(), provenance);
-    backbone.with_trained(cfg, p)
+    Ok(Outcome::Finished(Box::new((cfg, p))))
 }
 
 /// Everything that must be equal for a resumed run to be the same run.

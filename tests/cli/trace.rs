@@ -122,9 +122,9 @@ fn a_picture_is_decoded_resized_and_cropped() {
     assert_eq!(got["input_u8"], Tensor::new(&[1, 56, 56, 3], crop.iter().map(|&b| b as f32).collect()));
     assert_eq!(got["input"].shape(), [1, 3, 56, 56]);
     assert!(NAMES.split_whitespace().all(|n| got.contains_key(n)));
-    // The same as `score`, and as `trace --input` of what was written.
+    // What `score` says, up to the engine's rounding, and the same as `trace --input` of what was written.
     let record = &place.run(&format!("score --model model.safetensors {picture}")).ok().records()[0];
-    assert_eq!(got["score_top1pct"].data[0], record["score"].as_f64().unwrap() as f32);
+    close("score", &got["score_top1pct"].data, &[record["score"].as_f64().unwrap()], 1e-5);
     place.run("trace --model model.safetensors --input t.safetensors --out again.safetensors").ok();
     let again = read_f32(&place.path("again.safetensors"));
     assert!(again.iter().all(|(name, t)| &got[name] == t) && again.len() == got.len() - 2);

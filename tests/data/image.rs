@@ -200,6 +200,21 @@ fn every_kind_of_a_numbered_mask_is_defect() {
     assert!(labels(&mask).iter().zip(0..).all(|(l, i)| *l == u8::from(i % 256 >= 128)));
 }
 
+/// VisA's official split takes a palette mask's indices for the kinds, whatever their colours (a black one included).
+#[test]
+fn kinds_of_a_palette_mask_are_its_indices() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.png");
+    let mut png = png::Encoder::new(std::fs::File::create(&path).unwrap(), 2, 2);
+    png.set_color(png::ColorType::Indexed);
+    png.set_palette(vec![255, 255, 255, 0, 0, 0, 9, 9, 9]);
+    png.write_header().unwrap().write_image_data(&[0, 1, 2, 0]).unwrap();
+    let mut mask = decode_mask(&path, &Limits::default()).unwrap();
+    assert_eq!((mask.channels, &mask.data[..], mask.nearest), (1, &[0, 1, 2, 0][..], true));
+    mask.mark_all_kinds();
+    assert_eq!(mask.data, [0, 255, 255, 0]);
+}
+
 #[test]
 fn alpha_of_a_mask_is_no_label() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use inp_former::data::prefetch::ordered;
+use inp_former::data::prefetch::{ordered, staged};
+use inp_former::runtime::Cpu;
 
 #[test]
 fn results_come_in_order_with_bounded_look_ahead() {
@@ -65,5 +66,39 @@ fn panics_come_through_and_nothing_hangs() {
                 .or(panic.downcast_ref::<String>().cloned());
             assert!(what.unwrap().contains(if in_load { "in load" } else { "in consume" }));
         }
+    }
+}
+
+#[test]
+fn stages_run_on_the_team_or_beside_it_in_order() {
+    for threads in [1, 2, 3] {
+        let cpu = Cpu::new(Some(threads)).unwrap();
+        for (n, workers) in [(0, None), (1, None), (7, None), (12, None), (7, Some(0)), (7, Some(2))] {
+            let (mut seen, mut stopped) = (Vec::new(), 0);
+            let read = |i: usize, item: u64| (i, item + 1);
+            let load = |i: usize, (read, item): (usize, u64)| {
+                // A run on the team that loads is done by this thread alone.
+                cpu.run(2, |_| ());
+                assert_eq!(i, read);
+                item * 10
+            };
+            let items: Vec<u64> = (0..n).collect();
+            let done: Result<(), ()> = staged(&cpu, items.clone(), workers, read, load, |i, v| {
+                assert_eq!(v, 10 * (i as u64 + 1));
+                seen.push(i as u64);
+                Ok(())
+            });
+            assert_eq!((done, seen), (Ok(()), items.clone()));
+            let stop = |i: usize, _| {
+                stopped += 1;
+                if i == 4 { Err("stop") } else { Ok(()) }
+            };
+            let want = if n > 4 { (Err("stop"), 5) } else { (Ok(()), n) };
+            assert_eq!((staged(&cpu, items, workers, read, load, stop), stopped), want);
+        }
+        let panics = std::panic::AssertUnwindSafe(|| {
+            staged(&cpu, vec![(); 9], None, |_, ()| (), |i, ()| assert!(i != 5), |_, ()| Ok::<(), ()>(()))
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
     }
 }

@@ -1,9 +1,7 @@
 //! Heat maps, contact sheets, PNG and `.npy` bytes.
 
 use inp_former::Error;
-use inp_former::eval::heatmap::{
-    Rgb, Sheet, SheetRow, colour, colourise, contact_sheet, npy, overlay, write_png,
-};
+use inp_former::eval::heatmap::{Rgb, Sheet, SheetRow, colour, contact_sheet, npy, overlay, write_png};
 
 use crate::support::random;
 
@@ -46,14 +44,17 @@ fn colours_grow_lighter_evenly() {
 #[test]
 fn the_scale_is_the_callers() {
     let map = [0.0, 0.25, 0.5, 1.0];
-    let wanted: Vec<u8> = [0.0, 0.0, 0.5, 1.0].into_iter().flat_map(colour).collect();
-    assert_eq!(colourise(&map, (0.25, 0.75)).unwrap(), wanted);
-    let step: Vec<u8> = [0.0, 0.0, 0.0, 1.0].into_iter().flat_map(colour).collect();
-    assert_eq!(colourise(&map, (0.5, 0.5)).unwrap(), step);
+    let drawn = |map: &[f32], scale| overlay(&[0; 12], 2, 2, map, 2, scale);
+    let on_black = |levels: [f32; 4]| -> Vec<u8> {
+        let faded = |t: f32| colour(t).map(|c| (c as f32 * 0.75 * t * (2.0 - t)).round() as u8);
+        levels.into_iter().flat_map(faded).collect()
+    };
+    assert_eq!(drawn(&map, (0.25, 0.75)).unwrap(), on_black([0.0, 0.0, 0.5, 1.0]));
+    assert_eq!(drawn(&map, (0.5, 0.5)).unwrap(), on_black([0.0, 0.0, 0.0, 1.0]));
     for scale in [(1.0, 0.0), (f32::NAN, 1.0), (0.0, f32::INFINITY)] {
-        assert!(matches!(colourise(&map, scale), Err(Error::Usage(_))));
+        assert!(matches!(drawn(&map, scale), Err(Error::Usage(_))));
     }
-    assert!(matches!(colourise(&[0.0, f32::NAN], (0.0, 1.0)), Err(Error::NotFinite(_))));
+    assert!(matches!(drawn(&[0.0, f32::NAN, 0.0, 0.0], (0.0, 1.0)), Err(Error::NotFinite(_))));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `attention` against a naive f64 softmax, over shapes around every tile.
 
-use inp_former::ops::attention;
+use inp_former::ops::attention::{self, Softmax};
 use inp_former::runtime::{Cpu, Tensor};
 
 use crate::support::*;
@@ -94,14 +94,14 @@ fn a_picture_has_the_same_bits_alone_in_a_batch_and_on_any_threads() {
 fn the_rows_from_one_on_have_the_bits_that_all_have() {
     let (t, heads, c) = (77, 2, 64);
     let qkv = random("attention.first", &[1, t, 3 * c]);
-    let scale = (32f32).powf(-0.5);
+    let softmax = Softmax::Natural((32f32).powf(-0.5));
     for cpu in cpus() {
         let want = attention::forward(&cpu, &qkv, heads).unwrap();
         // The buffer serves one picture after another.
         let mut scratch = attention::Scratch::new(&cpu, t, c, heads);
         for first in [0, 1, 5, 33, 76, 77] {
             let mut y = vec![f32::NAN; t * c];
-            attention::picture(&cpu, &qkv.data, [t, c, heads], scale, first, &mut scratch, &mut y);
+            attention::picture(&cpu, &qkv.data, [t, c, heads], softmax, first, &mut scratch, &mut y);
             let (before, from) = y.split_at(first * c);
             assert!(before.iter().all(|x| x.is_nan()), "rows before {first} were written");
             let same = from.iter().zip(&want.data[first * c..]).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -111,21 +111,25 @@ fn the_rows_from_one_on_have_the_bits_that_all_have() {
 }
 
 #[test]
-fn the_scale_may_be_in_the_query_already() {
-    let (t, heads, c) = (53, 3, 60);
-    let qkv = uniform("attention.scaled", &[1, t, 3 * c], 0.0, 3.0);
-    let want = naive(&qkv.cast(), heads);
-    let mut scaled = qkv.clone();
-    for row in scaled.data.chunks_exact_mut(3 * c) {
-        row[..c].iter_mut().for_each(|x| *x *= (20f32).powf(-0.5));
-    }
-    for got in each_tier("scaled", |cpu| {
-        let mut y = vec![f32::NAN; t * c];
-        let mut scratch = attention::Scratch::new(cpu, t, c, heads);
-        attention::picture(cpu, &scaled.data, [t, c, heads], 1.0, 0, &mut scratch, &mut y);
-        y
-    }) {
-        close("scaled", &got, &want.data, 3e-6);
+fn the_scale_and_log2_e_may_be_in_the_query_already() {
+    for (t, d) in [(1, 3), (31, 8), (53, 20), (128, 64), (201, 64)] {
+        let (heads, c) = (3, 3 * d);
+        let qkv = uniform("attention.scaled", &[1, t, 3 * c], 0.0, 3.0);
+        let want = naive(&qkv.cast(), heads);
+        let mut scaled = qkv.clone();
+        let by = (d as f64).powf(-0.5) * std::f64::consts::LOG2_E;
+        for row in scaled.data.chunks_exact_mut(3 * c) {
+            row[..c].iter_mut().for_each(|x| *x = (*x as f64 * by) as f32);
+        }
+        let what = format!("{t}x{heads}x{d}");
+        for got in each_tier(&what, |cpu| {
+            let mut y = vec![f32::NAN; t * c];
+            let mut scratch = attention::Scratch::new(cpu, t, c, heads);
+            attention::picture(cpu, &scaled.data, [t, c, heads], Softmax::Base2, 0, &mut scratch, &mut y);
+            y
+        }) {
+            close(&what, &got, &want.data, 3e-6);
+        }
     }
 }
 

@@ -60,6 +60,51 @@ fn exp_and_erf_keep_their_bounds() {
     }
 }
 
+/// `(2^x, gelu x)` of a slice.
+struct Exp2Gelu<'a, E>(&'a [E]);
+impl<E: Elem> Kernel<E> for Exp2Gelu<'_, E> {
+    type Output = (Vec<E>, Vec<E>);
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) -> Self::Output {
+        let (mut exp2, mut gelu) = (self.0.to_vec(), self.0.to_vec());
+        slice::map(s, &mut exp2, |x| s.exp2(x));
+        slice::map(s, &mut gelu, |x| s.gelu(x));
+        (exp2, gelu)
+    }
+}
+
+#[test]
+fn exp2_and_gelu_keep_their_bounds() {
+    let gelu64 = |x: f64| 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+    // Every 1999th finite f32 of either sign, and densely where they bend.
+    let x: Vec<f32> = (0..f32::INFINITY.to_bits())
+        .step_by(1999)
+        .flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)])
+        .chain((-1_300_000..1_270_000).map(|i| i as f32 * 1e-4))
+        .collect();
+    for cpu in cpus() {
+        let (exp2, gelu) = cpu.dispatch(Exp2Gelu(&x));
+        let (mut worst_exp2, mut worst_gelu) = (0.0f64, 0.0f64);
+        for ((&x, exp2), gelu) in x.iter().zip(exp2).zip(gelu) {
+            if x <= 127.0 {
+                let e = (exp2 as f64 / libm::exp2(x.max(-125.0) as f64) - 1.0).abs();
+                assert!(!e.is_nan(), "2^{x} = {exp2}");
+                worst_exp2 = worst_exp2.max(e);
+            }
+            let e = (gelu as f64 - gelu64(x as f64)).abs();
+            assert!(!e.is_nan(), "gelu({x}) = {gelu}");
+            worst_gelu = worst_gelu.max(e / (1.0 + x.abs() as f64));
+        }
+        println!("{}: exp2 {worst_exp2:.2e}, gelu {worst_gelu:.2e} of 1 + |x|", cpu.tier().name());
+        assert!(worst_exp2 <= 2.4e-7 && worst_gelu <= 6e-8, "on {}", cpu.tier().name());
+        let (exp2, gelu) = cpu.dispatch(Exp2Gelu(&[0.0f32, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]));
+        let floor = 2f64.powi(-125);
+        assert!((exp2[0] - 1.0).abs() <= 2.4e-7 && (exp2[2] as f64 / floor - 1.0).abs() <= 2.4e-7);
+        assert!(gelu[0] == 0.0 && gelu[1] == f32::INFINITY && gelu[2].abs() <= 1e-8);
+        assert!(exp2[3].is_nan() && gelu[3].is_nan());
+    }
+}
+
 /// Reductions of a slice, as `[dot, sum, Σ(a - 1)², max]`.
 struct Reduce<'a, E>(&'a [E], &'a [E]);
 impl<E: Elem> Kernel<E> for Reduce<'_, E> {

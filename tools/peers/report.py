@@ -98,7 +98,8 @@ def markdown(result):
         "392 px to the two native maps (ours from 8-bit pixels, the peers from the normalised picture). “Of ours” is the time",
         "over inp-former f32's; above 1 is slower than ours. Throughput rows keep several requests in flight. Error: largest map",
         "difference from the float64 model over the largest map value, on random weights (8-bit errors of trained weights",
-        "differ). Peak memory is of the whole process.",
+        "differ). Peak memory is of the whole process. In the timing tables every computing thread is pinned to a core of its own,",
+        "for us and for the peers; starts are not pinned.",
         "",
     ]
     if result["acceptance"]:

@@ -79,13 +79,13 @@ def openvino_peer(kind, data, arch, batch, threads):
 
 
 def openvino_pipeline(kind, data, arch, batch, threads):
-    """As many requests in flight as the plugin asks for; two fills of the pipeline a call."""
+    """As many requests in flight as the plugin asks for; at batch 1 two fills of the pipeline a call."""
     import openvino as ov
 
     model = openvino_model(kind, data, arch, batch, threads)
     queue, out = ov.AsyncInferQueue(model), {}
     queue.set_callback(lambda request, i: out.__setitem__(i, request.get_output_tensor(0).data.copy()))
-    calls = 2 * len(queue)
+    calls = len(queue) * (2 if batch == 1 else 1)
 
     def call(x):
         for i in range(calls):

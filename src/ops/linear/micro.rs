@@ -3,6 +3,7 @@
 //! An element of C is one chain of multiply-adds over K, whatever the tile it falls in, so its bits do not depend
 //! on M, on N or on how the tiles were dealt out.
 
+use crate::runtime::simd::aligned::LINE;
 use crate::runtime::simd::{Elem, Kernel, Simd};
 
 /// `(MR, NR)` of a tier's register tile.
@@ -69,23 +70,69 @@ pub unsafe fn block<S: Simd>(
             unsafe {
                 let a = Rows { p: a.p.add(i * a.block), ..a };
                 let (b, c) = (b.add(j * k), c.add(i * ldc + j));
-                match (S::MR, cols.div_ceil(S::LANES)) {
-                    (8, 1) => tile::<S, 8, 1>(s, [rows, cols, k], a, b, c, ldc, start),
-                    (8, 2) => tile::<S, 8, 2>(s, [rows, cols, k], a, b, c, ldc, start),
-                    (8, 3) => tile::<S, 8, 3>(s, [rows, cols, k], a, b, c, ldc, start),
-                    (6, 1) => tile::<S, 6, 1>(s, [rows, cols, k], a, b, c, ldc, start),
-                    (6, 2) => tile::<S, 6, 2>(s, [rows, cols, k], a, b, c, ldc, start),
-                    (4, 1) => tile::<S, 4, 1>(s, [rows, cols, k], a, b, c, ldc, start),
-                    (4, 2) => tile::<S, 4, 2>(s, [rows, cols, k], a, b, c, ldc, start),
-                    shape => unreachable!("no register tile of {shape:?}"),
-                }
+                one(s, [rows, cols, k], a, b, c, ldc, start, b);
             }
         }
     }
 }
 
-/// One register tile; rows past `rows` repeat the last one and are not stored. SAFETY: as [`block`]'s, with `rows >= 1`.
+/// The part of C that one register tile covers: at most `MR` rows and `NR` columns, from one panel. Meanwhile the
+/// `k / 4` lines from `ahead` on come nearer; they need not exist.
+///
+/// SAFETY: as [`block`]'s, with `rows >= 1`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn one<S: Simd>(
+    s: S,
+    shape @ [_, cols, _]: [usize; 3],
+    a: Rows<S::E>,
+    b: *const S::E,
+    c: *mut S::E,
+    ldc: usize,
+    start: Start<S::E>,
+    ahead: *const S::E,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match (S::MR, cols.div_ceil(S::LANES)) {
+            (6, 1) => tile::<S, 6, 1>(s, shape, a, b, c, ldc, start, ahead),
+            (6, 2) => tile::<S, 6, 2>(s, shape, a, b, c, ldc, start, ahead),
+            (6, 3) if S::NV > 2 => tile::<S, 6, 3>(s, shape, a, b, c, ldc, start, ahead),
+            (6, 4) if S::NV > 3 => tile::<S, 6, 4>(s, shape, a, b, c, ldc, start, ahead),
+            (4, 1) => tile::<S, 4, 1>(s, shape, a, b, c, ldc, start, ahead),
+            (4, 2) => tile::<S, 4, 2>(s, shape, a, b, c, ldc, start, ahead),
+            shape => unreachable!("no register tile of {shape:?}"),
+        }
+    }
+}
+
+/// Elements of C that a row of B adds to. SAFETY: as [`tile`]'s, for that row.
+#[inline(always)]
+unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    pa: *const S::E,
+    at: &[usize; MR],
+    pb: *const S::E,
+    acc: &mut [[S::V; NV]; MR],
+) {
+    let mut v = [s.splat(S::E::ZERO); NV];
+    // SAFETY: the caller's; a panel has NR >= NV·LANES columns in each of its rows.
+    unsafe {
+        for (j, v) in v.iter_mut().enumerate() {
+            *v = s.load(pb.add(j * S::LANES));
+        }
+        for i in 0..MR {
+            let x = s.splat(*pa.add(at[i]));
+            for j in 0..NV {
+                acc[i][j] = s.fma(x, v[j], acc[i][j]);
+            }
+        }
+    }
+}
+
+/// One register tile; rows past `rows` repeat the last one and are not stored. SAFETY: as [`one`]'s.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     [rows, cols, k]: [usize; 3],
@@ -94,30 +141,28 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     c: *mut S::E,
     ldc: usize,
     start: Start<S::E>,
+    mut ahead: *const S::E,
 ) {
     let (l, nr) = (S::LANES, S::NV * S::LANES);
     let mut at = [0; MR];
     for (i, at) in at.iter_mut().enumerate() {
         *at = i.min(rows - 1) * a.row;
     }
-    let zero = s.splat(S::E::ZERO);
-    let mut acc = [[zero; NV]; MR];
+    let mut acc = [[s.splat(S::E::ZERO); NV]; MR];
     let (mut pa, mut pb) = (a.p, b);
-    // SAFETY: the caller's; a panel has NR >= NV·LANES columns in each of its k rows.
+    // SAFETY: the caller's.
     unsafe {
-        for _ in 0..k {
-            let mut v = [zero; NV];
-            for (j, v) in v.iter_mut().enumerate() {
-                *v = s.load(pb.add(j * l));
+        for _ in 0..k / 4 {
+            s.prefetch(ahead);
+            ahead = ahead.wrapping_add(LINE / size_of::<S::E>());
+            for _ in 0..4 {
+                step(s, pa, &at, pb, &mut acc);
+                (pa, pb) = (pa.add(a.col), pb.add(nr));
             }
-            for i in 0..MR {
-                let x = s.splat(*pa.add(at[i]));
-                for j in 0..NV {
-                    acc[i][j] = s.fma(x, v[j], acc[i][j]);
-                }
-            }
-            pa = pa.add(a.col);
-            pb = pb.add(nr);
+        }
+        for _ in 0..k % 4 {
+            step(s, pa, &at, pb, &mut acc);
+            (pa, pb) = (pa.add(a.col), pb.add(nr));
         }
         for (i, acc) in acc.into_iter().enumerate() {
             if i >= rows {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::micro::Out;
+use crate::runtime::simd::aligned::LINE;
 use crate::runtime::simd::slice::load;
 use crate::runtime::simd::{Elem, Kernel, Simd};
 
@@ -51,6 +52,8 @@ pub struct Pack<'a, E> {
 /// Rows of a panel that a transposing copy has in hand at once: they stay in the first-level cache, and what it reads of
 /// a column is whole cache lines.
 const STRIP: usize = 64;
+/// Rows of the source that are asked for before their turn: rows far apart are no stream to the processor.
+const AHEAD: usize = 8;
 
 impl<E: Elem> Kernel<E> for Pack<'_, E> {
     type Output = ();
@@ -61,6 +64,9 @@ impl<E: Elem> Kernel<E> for Pack<'_, E> {
             // Row by row through all panels: memory is read in one stream.
             for k in rows {
                 let row = &b.data[(k0 + k) * b.ld..][cols.clone()];
+                for j in (0..row.len()).step_by(LINE / size_of::<E>()) {
+                    s.prefetch(row.as_ptr().wrapping_add(AHEAD * b.ld + j));
+                }
                 for (from, j0) in row.chunks(width).zip(cols.clone().step_by(width)) {
                     for j in (0..width).step_by(S::LANES) {
                         let v = if j < from.len() { load(s, from, j) } else { s.splat(E::ZERO) };
@@ -78,6 +84,11 @@ impl<E: Elem> Kernel<E> for Pack<'_, E> {
                 let (k8, j8) = (k2 - (k2 - k1) % 8, n / 8 * 8);
                 for j in (0..j8).step_by(8) {
                     let from = &b.data[(j0 + j) * b.ld + k0..][..7 * b.ld + k2];
+                    for k in (k1..k2).step_by(LINE / size_of::<E>()) {
+                        for j in AHEAD..AHEAD + 8 {
+                            s.prefetch(from.as_ptr().wrapping_add(j * b.ld + k));
+                        }
+                    }
                     for k in (k1..k8).step_by(8) {
                         // SAFETY: k + 8 <= k2, so that `from` holds the block; `out`'s, for j + 8 <= width.
                         unsafe {

@@ -1,15 +1,16 @@
-//! Linear layers whose weights were packed once: what the engine runs. The same register tile as [`super::gemm`], one
-//! chain of multiply-adds over all of K, and an epilogue while the tile of the result is still in cache.
+//! Linear layers whose weights were packed once: what the engine runs. The same register tile and blocks of K as in
+//! [`super::gemm`], and an epilogue while the tile of the result is still in the nearest cache.
 
 use super::micro::{self, Out, Rows, Start};
 use super::pack::{Mat, Pack};
 use crate::runtime::Cpu;
+use crate::runtime::simd::aligned::{Aligned, LINE};
 use crate::runtime::simd::{Kernel, Simd, slice};
 
 /// Weights of one linear layer, in panels `[K][NR]` of the device's tier.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    panels: Vec<f32>,
+    panels: Aligned<f32>,
     /// Outputs N.
     pub n: usize,
     /// Inputs K.
@@ -28,7 +29,7 @@ impl Packed {
         b.check(k, n);
         assert!(bias.is_empty() || bias.len() == n, "packed: bias");
         let (_, nr) = cpu.dispatch::<f32, _>(micro::Shape);
-        let mut panels = vec![0.0; n.div_ceil(nr) * nr * k];
+        let mut panels = Aligned::zeros(n.div_ceil(nr) * nr * k);
         pack_into(cpu, &mut panels, b, n, k);
         Self { panels, n, k, bias }
     }
@@ -103,8 +104,10 @@ pub enum Epilogue<'a> {
     Residual,
 }
 
-/// Rows and columns (in register tiles) of one task.
-const TASK: (usize, usize) = (12, 4);
+/// Rows and columns (in register tiles) of one task: its rows of A stay in the second-level cache.
+const TASK: (usize, usize) = (16, 3);
+/// Longest K block: a task's rows of A and a panel of B stay in the second-level cache.
+const KC: usize = 768;
 
 /// C `(m, n)`, rows `ldc` apart, from A·B, optionally plus a second product `tail` added in the same pass. `sum`, if
 /// given, `(m, n)` with rows `n` apart, gets C added.
@@ -167,70 +170,117 @@ impl Kernel<f32> for Task<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
-        let ([i0, j0], [m, n]) = (self.at, self.shape);
+        let ([i0, j0], [m, n], nr) = (self.at, self.shape, self.nr);
+        let Panels { data: b, k, stride, bias, .. } = self.b;
         let residual = matches!(self.epilogue, Epilogue::Residual);
-        for j in (j0..j0 + n).step_by(self.nr) {
-            let cols = self.nr.min(j0 + n - j);
-            let panel = j / self.nr;
-            let start = match self.b.bias {
-                _ if residual => Start::Add,
-                [] => Start::Zero,
-                bias => Start::Bias(&bias[j..j + cols]),
-            };
-            // SAFETY: `forward` checked A, B and C; this task alone writes its rows and columns of C.
-            unsafe {
-                let c = self.out.0.add(i0 * self.ldc + j);
-                product(s, [m, cols, self.nr], self.a, i0, self.b, panel, c, self.ldc, start);
-                if let Some((a, b)) = self.tail {
-                    product(s, [m, cols, self.nr], a, i0, b, panel, c, self.ldc, Start::Add);
-                }
-            }
-            for i in i0..i0 + m {
-                // SAFETY: as above; `sum` has the rows and columns of C.
-                let (c, sum) = unsafe {
-                    let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
-                    let sum =
-                        self.sum.map(|o| std::slice::from_raw_parts_mut(o.0.add(i * self.b.n + j), cols));
-                    (c, sum)
+        let bends = matches!(self.epilogue, Epilogue::Gelu | Epilogue::ScaledGelu { .. });
+        let mut tile = Tile([0.0; TILE]);
+        // Depends on K alone, as every element's order of summation must.
+        let block = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
+        for k0 in (0..k.max(1)).step_by(block) {
+            let (kc, last) = (block.min(k - k0), k0 + block >= k);
+            for j in (j0..j0 + n).step_by(nr) {
+                let cols = nr.min(j0 + n - j);
+                let start = match bias {
+                    _ if bends && last && k0 > 0 => Start::Zero,
+                    _ if k0 > 0 || residual => Start::Add,
+                    [] => Start::Zero,
+                    bias => Start::Bias(&bias[j..j + cols]),
                 };
-                match self.epilogue {
-                    Epilogue::Store => {}
-                    Epilogue::Gelu => slice::map(s, c, |x| gelu(s, x)),
-                    Epilogue::ScaledGelu { scale, shift } => {
-                        let by = s.splat(scale[i]);
-                        slice::zip(s, c, &shift[j..j + cols], |x, b| gelu(s, s.fma(x, by, b)));
+                // The panel that comes after this one, maybe in another task; each register tile fetches a part of it.
+                let (panel, next_k) = if j + nr < j0 + n {
+                    (j / nr + 1, k0)
+                } else if last {
+                    ((j0 + n) / nr, 0)
+                } else {
+                    (j0 / nr, k0 + kc)
+                };
+                let next = b.as_ptr().wrapping_add((panel * stride + next_k) * nr);
+                let at = b[(j / nr * stride + k0) * nr..].as_ptr();
+                for i in (i0..i0 + m).step_by(S::MR) {
+                    let shape = [S::MR.min(i0 + m - i), cols, kc];
+                    let part = (i - i0) / S::MR * (kc / 4) * (LINE / size_of::<f32>());
+                    let ahead = if part < kc * nr { next.wrapping_add(part) } else { at };
+                    let a = self.a.data[i * self.a.ld + k0..].as_ptr();
+                    let a = Rows { p: a, row: self.a.ld, col: 1, block: 0 };
+                    // SAFETY: `forward` checked A, B and C; this task alone has its rows and columns of C, and the tile.
+                    unsafe {
+                        let c = self.out.0.add(i * self.ldc + j);
+                        let (c, ld) = if bends && last { (tile.0.as_mut_ptr(), nr) } else { (c, self.ldc) };
+                        micro::one(s, shape, a, at, c, ld, start, ahead);
+                        if last {
+                            self.finish(s, [i, j], shape, c, ld, bends && k0 > 0);
+                        }
                     }
-                    Epilogue::Residual if self.b.bias.is_empty() => {}
-                    Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
-                }
-                if let Some(sum) = sum {
-                    slice::add(s, sum, c);
                 }
             }
         }
     }
 }
 
-/// Rows `i0..i0 + m` of A times one panel of B. A function and not a closure: it must be inlined at both its calls.
-///
-/// SAFETY: as [`micro::block`].
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn product<S: Simd<E = f32>>(
-    s: S,
-    [m, cols, nr]: [usize; 3],
-    a: Input,
-    i0: usize,
-    b: Panels,
-    panel: usize,
-    c: *mut f32,
-    ldc: usize,
-    start: Start<f32>,
-) {
-    let rows = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: a.ld };
-    let b_panel = b.data[panel * b.stride * nr..].as_ptr();
-    // SAFETY: the caller's.
-    unsafe { micro::block(s, [m, cols, b.k], rows, b_panel, c, ldc, start) }
+/// Elements of the largest register tile.
+const TILE: usize = 6 * 64;
+/// The sums of a register tile on their way through a function. In C they would lie rows apart, where a load may wait for
+/// the store of another row at the same place of its page.
+#[repr(align(64))]
+struct Tile([f32; TILE]);
+
+impl Task<'_> {
+    /// The second product and the epilogue of the register tile whose sums lie at `x`, rows `ld` apart: in C, or beside it
+    /// (`add`: and C holds what they are added to).
+    ///
+    /// SAFETY: no other thread has x nor this part of C.
+    #[inline(always)]
+    unsafe fn finish<S: Simd<E = f32>>(
+        &self,
+        s: S,
+        [i0, j]: [usize; 2],
+        [rows, cols, _]: [usize; 3],
+        x: *mut f32,
+        ld: usize,
+        add: bool,
+    ) {
+        if let Some((a, b)) = self.tail {
+            let panel = b.data[j / self.nr * b.stride * self.nr..].as_ptr();
+            let a = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: 0 };
+            // SAFETY: `forward` checked the operands.
+            unsafe { micro::one(s, [rows, cols, b.k], a, panel, x, ld, Start::Add, panel) };
+        }
+        if matches!(self.epilogue, Epilogue::Store) && self.sum.is_none() {
+            return;
+        }
+        for i in i0..i0 + rows {
+            // SAFETY: the caller's; `sum` has the rows and columns of C. Where x is C, only one of the two is used.
+            unsafe {
+                let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
+                let x = x.add((i - i0) * ld);
+                match self.epilogue {
+                    Epilogue::Store => {}
+                    Epilogue::Residual if self.b.bias.is_empty() => {}
+                    Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
+                    Epilogue::Gelu => {
+                        let x = std::slice::from_raw_parts_mut(x, cols);
+                        if add {
+                            slice::add(s, x, c);
+                        }
+                        slice::zip(s, c, x, |_, x| s.gelu(x));
+                    }
+                    Epilogue::ScaledGelu { scale, shift } => {
+                        let x = std::slice::from_raw_parts_mut(x, cols);
+                        if add {
+                            slice::add(s, x, c);
+                        }
+                        let by = s.splat(scale[i]);
+                        slice::zip2(s, c, x, &shift[j..j + cols], |_, x, b| s.gelu(s.fma(x, by, b)));
+                    }
+                }
+                if let Some(sum) = self.sum {
+                    let sum = std::slice::from_raw_parts_mut(sum.0.add(i * self.b.n + j), cols);
+                    slice::add(s, sum, c);
+                }
+            }
+        }
+    }
 }
 
 /// Rows and columns of the register tile of `cpu`'s tier.
@@ -250,7 +300,8 @@ pub fn forward_transposed(cpu: &Cpu, m: usize, a: &[f32], lda: usize, b: Panels,
         let (panel, i) = (t / blocks, t % blocks * mr);
         let (j, rows) = (panel * nr, mr.min(m - i));
         let shape = [rows, nr.min(b.n - j), b.k];
-        let rows = Rows { p: a[i..].as_ptr(), row: 1, col: lda, block: 1 };
+        // With K = 0 there is no A to point into, and C becomes 0.
+        let rows = Rows { p: a.get(i..).unwrap_or_default().as_ptr(), row: 1, col: lda, block: 1 };
         cpu.dispatch(Block {
             shape,
             a: rows,
@@ -315,11 +366,4 @@ impl Kernel<f32> for Block<'_> {
             micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, Start::Zero)
         }
     }
-}
-
-/// `0.5·x·(1 + erf(x/√2))`.
-#[inline(always)]
-fn gelu<S: Simd<E = f32>>(s: S, x: S::V) -> S::V {
-    let h = s.mul(x, s.splat(0.5));
-    s.fma(h, s.erf(s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), h)
 }

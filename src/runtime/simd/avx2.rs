@@ -151,8 +151,20 @@ pub(super) mod x86 {
             math::exp(self, a)
         }
         #[inline(always)]
+        fn exp2(self, a: __m256) -> __m256 {
+            math::exp2(self, a)
+        }
+        #[inline(always)]
         fn erf(self, a: __m256) -> __m256 {
             math::erf(self, a)
+        }
+        #[inline(always)]
+        fn gelu(self, a: __m256) -> __m256 {
+            math::gelu(self, a)
+        }
+        #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn transpose8(self, from: *const f32, from_ld: usize, to: *mut f32, to_ld: usize) {
@@ -166,6 +178,13 @@ pub(super) mod x86 {
         fn exp2i(self, n: __m256) -> __m256 {
             unsafe {
                 let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        fn exp2_magic(self, n: __m256) -> __m256 {
+            unsafe {
+                let biased = _mm256_add_epi32(_mm256_castps_si256(n), _mm256_set1_epi32(127));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
             }
         }

@@ -53,8 +53,8 @@ mod x86 {
         type E = f32;
         type V = __m512;
         const LANES: usize = 16;
-        const MR: usize = 8;
-        const NV: usize = 3;
+        const MR: usize = 6;
+        const NV: usize = 4;
 
         #[inline(always)]
         fn splat(self, x: f32) -> __m512 {
@@ -121,8 +121,20 @@ mod x86 {
             math::exp(self, a)
         }
         #[inline(always)]
+        fn exp2(self, a: __m512) -> __m512 {
+            math::exp2(self, a)
+        }
+        #[inline(always)]
         fn erf(self, a: __m512) -> __m512 {
             math::erf(self, a)
+        }
+        #[inline(always)]
+        fn gelu(self, a: __m512) -> __m512 {
+            math::gelu(self, a)
+        }
+        #[inline(always)]
+        fn prefetch(self, p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn transpose8(self, from: *const f32, from_ld: usize, to: *mut f32, to_ld: usize) {
@@ -136,6 +148,13 @@ mod x86 {
         fn exp2i(self, n: __m512) -> __m512 {
             unsafe {
                 let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        fn exp2_magic(self, n: __m512) -> __m512 {
+            unsafe {
+                let biased = _mm512_add_epi32(_mm512_castps_si512(n), _mm512_set1_epi32(127));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
             }
         }

@@ -21,7 +21,7 @@ impl<E> Scalar<E> {
 }
 
 macro_rules! scalar {
-    ($t:ty, $exp:expr, $erf:expr) => {
+    ($t:ty, $exp:expr, $exp2:expr, $erf:expr, $gelu:expr) => {
         // SAFETY: as the trait says, the caller answers for as many elements behind `p` as are read or written.
         impl Simd for Scalar<$t> {
             type E = $t;
@@ -102,20 +102,38 @@ macro_rules! scalar {
                 $exp(self, a)
             }
             #[inline(always)]
+            fn exp2(self, a: Self::V) -> Self::V {
+                $exp2(self, a)
+            }
+            #[inline(always)]
             fn erf(self, a: Self::V) -> Self::V {
                 $erf(self, a)
+            }
+            #[inline(always)]
+            fn gelu(self, a: Self::V) -> Self::V {
+                $gelu(self, a)
             }
         }
     };
 }
 
-scalar!(f32, math::exp, math::erf);
-scalar!(f64, |_, a: [f64; N]| a.map(libm::exp), |_, a: [f64; N]| a.map(libm::erf));
+scalar!(f32, math::exp, math::exp2, math::erf, math::gelu);
+scalar!(
+    f64,
+    |_, a: [f64; N]| a.map(libm::exp),
+    |_, a: [f64; N]| a.map(libm::exp2),
+    |_, a: [f64; N]| a.map(libm::erf),
+    |_, a: [f64; N]| a.map(|x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
+);
 
 impl math::Bits for Scalar<f32> {
     #[inline(always)]
     fn exp2i(self, n: [f32; N]) -> [f32; N] {
         n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn exp2_magic(self, n: [f32; N]) -> [f32; N] {
+        n.map(|n| f32::from_bits(n.to_bits().wrapping_add(127) << 23))
     }
     #[inline(always)]
     fn copysign(self, a: [f32; N], b: [f32; N]) -> [f32; N] {

@@ -1,0 +1,46 @@
+//! Vectors that begin at a cache line: a vector load that straddles two lines costs twice.
+
+use std::ops::{Deref, DerefMut};
+
+use super::Elem;
+
+/// Bytes of a cache line, and of the widest vector.
+pub const LINE: usize = 64;
+
+/// Elements of which the first lies at the beginning of a cache line; otherwise a slice.
+#[derive(Debug)]
+pub struct Aligned<E> {
+    /// Longer by a line, of which as much as need be lies in front.
+    data: Vec<E>,
+    first: usize,
+    len: usize,
+}
+
+impl<E: Elem> Aligned<E> {
+    /// `len` zeros; their pages are only touched when used.
+    pub fn zeros(len: usize) -> Self {
+        let data = vec![E::ZERO; len + LINE / size_of::<E>()];
+        Self { first: data.as_ptr().align_offset(LINE), data, len }
+    }
+}
+
+impl<E: Elem> Clone for Aligned<E> {
+    fn clone(&self) -> Self {
+        let mut new = Self::zeros(self.len);
+        new.copy_from_slice(self);
+        new
+    }
+}
+
+impl<E> Deref for Aligned<E> {
+    type Target = [E];
+    fn deref(&self) -> &[E] {
+        &self.data[self.first..self.first + self.len]
+    }
+}
+
+impl<E> DerefMut for Aligned<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        &mut self.data[self.first..self.first + self.len]
+    }
+}
