@@ -4,9 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo fmt --check
-cargo clippy --release --all-targets -- -D warnings
-cargo test --release -- --show-output 2>&1 | tee target/tests.txt | grep -E '^(test |running|   Doc-tests)' ||
+cargo fmt --all --check
+cargo clippy --release --workspace --all-targets -- -D warnings
+cargo test --release --workspace -- --show-output 2>&1 | tee target/tests.txt | grep -E '^(test |running|   Doc-tests)' ||
     { tail -100 target/tests.txt; exit 1; }
 echo "skipped:"
 grep '^SKIPPED' target/tests.txt | sort | uniq -c || echo "  nothing"
