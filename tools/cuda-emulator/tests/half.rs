@@ -146,7 +146,7 @@ fn minima() {
     let m = &mut machine();
     for (t, s, f) in KINDS {
         let mut rng = Rng(4);
-        let mut one = || if rng.next() % 9 == 0 { 0x7fff } else { rng.float(s) };
+        let mut one = || if rng.next().is_multiple_of(9) { 0x7fff } else { rng.float(s) };
         let c: Vec<_> =
             (0..2).map(|_| (32, (0..10_000).map(|_| one() | one() << 16).collect::<Vec<u64>>())).collect();
         for (op, min) in [("min", true), ("max", false)] {

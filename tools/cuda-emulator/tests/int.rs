@@ -191,7 +191,7 @@ fn logic_and_shifts() {
                 let at = |i: usize| if left { i.checked_sub(k) } else { Some(i + k) };
                 number(
                     &(0..n as usize)
-                        .map(|i| at(i).map_or(false, |j| b.get(j).copied().unwrap_or(fill)))
+                        .map(|i| at(i).is_some_and(|j| b.get(j).copied().unwrap_or(fill)))
                         .collect::<Vec<_>>(),
                 )
             };

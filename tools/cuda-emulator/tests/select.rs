@@ -38,7 +38,7 @@ fn value(s: Shape, x: u64) -> f64 {
 fn floats(s: Shape, seed: u64) -> Vec<(u32, Vec<u64>)> {
     let mut rng = Rng(seed);
     let bits = s.mantissa + s.exponent + 1;
-    let mut one = || if rng.next() % 8 == 0 { mask(bits - 1) } else { rng.float(s) };
+    let mut one = || if rng.next().is_multiple_of(8) { mask(bits - 1) } else { rng.float(s) };
     let a: Vec<u64> = (0..2000).map(|_| one()).collect();
     let b = a.iter().enumerate().map(|(n, &x)| if n % 4 == 0 { x } else { one() }).collect();
     vec![(bits, a), (bits, b)]

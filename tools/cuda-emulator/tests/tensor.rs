@@ -183,7 +183,7 @@ fn draw(ty: &str, r: &mut Draw) -> u64 {
     let x = r.bits();
     let unit = f64::from(x) / f64::from(1u32 << 31) - 1.;
     let bits = match ty {
-        "f16" if x % 16 == 0 => x >> 8 & 0x83ff,
+        "f16" if x.is_multiple_of(16) => x >> 8 & 0x83ff,
         "f16" => half::f16::from_f64(unit).to_bits().into(),
         "bf16" => half::bf16::from_f64(unit).to_bits().into(),
         "tf32" | "f32" => (unit as f32).to_bits(),

@@ -281,7 +281,7 @@ api! {
         driver()?;
         let c = if h.is_null() { None } else { Some(by_handle(h)?) };
         pop();
-        c.map(push);
+        if let Some(_c) = c { push(_c) }
         Ok(())
     }
     fn cuCtxGetCurrent(out: *mut Handle) {

@@ -15,7 +15,7 @@ fn gpu(dev: i32) -> Result<&'static Gpu, Code> {
 /// An attribute by its number in `CUdevice_attribute`; those that say nothing about a compute kernel are 0.
 fn attribute(g: &Gpu, a: u32) -> Result<i32, Code> {
     Ok(match a {
-        1 | 2 | 3 => 1024,
+        1..=3 => 1024,
         4 => 64,
         5 => i32::MAX,
         6 | 7 => 65535,

@@ -125,7 +125,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         if let Ok(d) = driver() {
-            for n in self.nodes.get_mut().map(|n| std::mem::take(n)).unwrap_or_default() {
+            for n in self.nodes.get_mut().map(std::mem::take).unwrap_or_default() {
                 d.nodes.take(n.id as super::Handle);
             }
         }

@@ -162,7 +162,11 @@ pub fn compute(op: &Value, b: &[Buffer]) -> Expected {
             let mut y = (0., 0.);
             let one = |e: usize| {
                 let (a, c) = (x[e], b[1].data[e]);
-                y = if e % size("n") == 0 { (c, c.abs()) } else { (a * y.0 + c, a.abs() * y.1 + c.abs()) };
+                y = if e.is_multiple_of(size("n")) {
+                    (c, c.abs())
+                } else {
+                    (a * y.0 + c, a.abs() * y.1 + c.abs())
+                };
                 y
             };
             vec![(0..x.len()).map(one).collect()]

@@ -307,7 +307,7 @@ fn start(
     }
     // Shorter sources are touched byte by byte; they are rare.
     for l in lanes(mask & !whole).filter(|&l| sizes[l] > 0) {
-        if addresses[l] % u64::from(bytes) != 0 {
+        if !addresses[l].is_multiple_of(u64::from(bytes)) {
             return Err(Fault::address(Code::MisalignedAddress, space, addresses[l], bytes, l as u32));
         }
         let first = addresses[l];
