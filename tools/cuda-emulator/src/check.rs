@@ -6,6 +6,7 @@
 //! Across blocks only fences with strong accesses and acquire/release do.
 
 pub mod clock;
+pub mod finding;
 pub mod global;
 pub mod shared;
 
@@ -16,66 +17,14 @@ use crate::memory::Memory;
 use crate::options::Options;
 use crate::ptx::ast::Space;
 use clock::{Clocks, Published};
+use finding::{Doubt, Findings, Found, Key, Place, TWO_WRITES, bytes};
+pub use finding::{Finding, Party, Tool};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-/// Which checker speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[allow(missing_docs)]
-pub enum Tool {
-    Memcheck,
-    Initcheck,
-    Racecheck,
-    Synccheck,
-}
-
-/// Something a checker found. The launch goes on where hardware would.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Finding {
-    /// Who found it.
-    pub tool: Tool,
-    /// One sentence.
-    pub what: String,
-    /// Where.
-    pub site: Site,
-    /// The other party of a race.
-    pub other: Option<Site>,
-    /// How often at this instruction (equal findings are counted, not repeated).
-    pub times: u64,
-}
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{:?}: {} at {}", self.tool, self.what, self.site)?;
-        if let Some(o) = &self.other {
-            write!(f, "; the other: {o}")?;
-        }
-        if self.times > 1 { write!(f, " ({} times)", self.times) } else { Ok(()) }
-    }
-}
-
 /// An instruction of the program: its number over all functions.
 pub type Id = u32;
-
-/// Where a thread was, as the checkers remember it.
-#[derive(Clone, Copy)]
-struct Place {
-    id: Id,
-    block: [u32; 3],
-    thread: u32,
-}
-
-/// A finding before its names are known: the first of its kind, and how many there were.
-struct Found {
-    what: String,
-    place: Place,
-    /// Lane known (a thread) or the whole warp.
-    lane: bool,
-    other: Option<Place>,
-    times: u64,
-}
-type Key = (Tool, Id, Id, &'static str);
-type Findings = HashMap<Key, Found>;
 
 /// What the blocks of a launch share.
 pub struct Launch {
@@ -215,40 +164,6 @@ impl Drop for Block {
             }
         }
     }
-}
-
-/// How two writes collide.
-pub(crate) const TWO_WRITES: &str = "two writes that nothing orders";
-
-/// A race that is none if memory does not change.
-struct Doubt {
-    id: Id,
-    thread: u32,
-    space: Space,
-    address: u64,
-    host: *const u8,
-    size: usize,
-    before: [u8; 32],
-    party: Party,
-}
-// SAFETY: the pointer is read by whichever worker runs the block, one at a time.
-unsafe impl Send for Doubt {}
-
-/// SAFETY: `size` bytes (32 at most) may be read.
-unsafe fn bytes(host: *const u8, size: usize) -> [u8; 32] {
-    let mut b = [0; 32];
-    // SAFETY: the caller's; the destination has 32.
-    unsafe { std::ptr::copy_nonoverlapping(host, b.as_mut_ptr(), size) };
-    b
-}
-
-/// A party to a race, found in a shadow. Opaque outside of the checkers.
-pub struct Party {
-    id: Id,
-    block: u32,
-    thread: u32,
-    /// How the two collide.
-    how: &'static str,
 }
 
 impl Block {
