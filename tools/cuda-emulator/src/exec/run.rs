@@ -1,6 +1,7 @@
 //! A grid over worker threads. Blocks start in order; one that only waits gives way to others.
 
 use super::block::{Block, End};
+use super::cta::Random;
 use super::launch::{Launch, Report};
 use crate::check;
 use crate::count::Counters;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Instructions a block runs before another resident block has its turn.
 const SLICE: u64 = 1 << 20;
+/// Blocks that a worker interleaves when a seed asks for it.
+const TOGETHER: usize = 4;
 /// How long every worker's blocks may all wait before the launch is said to make no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -146,11 +149,15 @@ impl<'l> Grid<'l> {
         let mut spare: Vec<Block<'l>> = vec![];
         let mut turn = 0;
         let mut more = true;
-        // Slices since a block finished or went on without waiting.
+        // Instructions since a block finished or went on without waiting.
         let mut idle = 0;
+        // By a seed, some blocks run beside one another, a random while each: they meet in memory as on a GPU.
+        let mut random = self.launch.options.seed.map(|s| Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1));
+        let together = if random.is_some() { self.resident.min(TOGETHER) } else { 1 };
         let mut waits: Option<(Instant, u64)> = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let wants = running.is_empty() || idle >= running.len() && running.len() < self.resident;
+            let round = running.len() as u64 * SLICE;
+            let wants = running.len() < together || idle >= round && running.len() < self.resident;
             if wants && more {
                 match self.take() {
                     Some(id) => {
@@ -170,7 +177,8 @@ impl<'l> Grid<'l> {
                 break;
             }
             turn %= running.len();
-            let end = running[turn].run(SLICE);
+            let slice = random.as_mut().map_or(SLICE, |r| 64 + u64::from(r.next() % 1024));
+            let end = running[turn].run(slice);
             if !matches!(end, End::Spinning) {
                 self.progress.fetch_add(1, Ordering::Relaxed);
                 if waits.take().is_some() {
@@ -186,13 +194,13 @@ impl<'l> Grid<'l> {
                 }
                 End::Sliced => {
                     // It may well be waiting in a way that cannot be told from work: others must come to run too.
-                    idle += 1;
+                    idle += slice;
                     turn += 1;
                 }
                 End::Spinning => {
-                    idle += 1;
+                    idle += SLICE;
                     turn += 1;
-                    if idle > running.len() && (!more || running.len() >= self.resident) {
+                    if idle > running.len() as u64 * SLICE && (!more || running.len() >= self.resident) {
                         let now = self.progress.load(Ordering::Relaxed);
                         let (since, then) = *waits.get_or_insert_with(|| {
                             self.busy.fetch_sub(1, Ordering::Relaxed);
