@@ -4,6 +4,20 @@ use crate::exact::Rng;
 use inp_cuda_emulator::options::Options;
 use inp_cuda_emulator::run::Machine;
 
+/// Integer types: name, bits, whether signed.
+pub const INTS: [(&str, u32, bool); 8] = [
+    ("u8", 8, false),
+    ("s8", 8, true),
+    ("u16", 16, false),
+    ("s16", 16, true),
+    ("u32", 32, false),
+    ("s32", 32, true),
+    ("u64", 64, false),
+    ("s64", 64, true),
+];
+/// Those that arithmetic instructions take: not of 8 bits.
+pub const WIDE: &[(&str, u32, bool)] = INTS.split_at(2).1;
+
 /// A device for arithmetic.
 pub fn machine() -> Machine {
     Machine::new("h100", Options { threads: Some(1), ..Options::default() }).expect("a device")

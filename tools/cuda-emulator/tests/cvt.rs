@@ -1,19 +1,9 @@
 //! Conversions: every pair of types in every rounding mode, exhaustive where the source is narrow.
 
-use crate::alu::{accept, check_bits, compare, extend, machine, mask};
+use crate::alu::{INTS, accept, check_bits, compare, extend, machine, mask};
 use crate::exact::{BF16, E4M3, E5M2, Exact, F16, F32, F64, Real, Rng, Shape, TF32};
 use inp_cuda_emulator::exec::ops::formats::{self, Format, Round};
 
-const INTS: [(&str, u32, bool); 8] = [
-    ("u8", 8, false),
-    ("s8", 8, true),
-    ("u16", 16, false),
-    ("s16", 16, true),
-    ("u32", 32, false),
-    ("s32", 32, true),
-    ("u64", 64, false),
-    ("s64", 64, true),
-];
 const FLOATS: [(&str, Shape); 4] = [("f16", F16), ("bf16", BF16), ("f32", F32), ("f64", F64)];
 const MODES: [(&str, char); 4] = [("rn", 'n'), ("rz", 'z'), ("rm", 'd'), ("rp", 'u')];
 

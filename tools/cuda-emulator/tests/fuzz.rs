@@ -19,8 +19,36 @@ fn texts() -> Vec<String> {
     all.filter(|t| t.len() < 60_000).collect()
 }
 
-/// A few bytes, words or lines changed.
+/// Bytes changed, removed, or exchanged with other places of the text.
+fn damaged(text: &str, random: &mut Random) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    for _ in 0..=random.below(3) {
+        let (at, from) = (random.below(bytes.len()), random.below(bytes.len()));
+        let n = random.below(12).min(bytes.len() - at).min(bytes.len() - from);
+        match random.below(6) {
+            0 => bytes[at] = random.below(128) as u8,
+            1 => bytes[at] = b"0123456789;,.{}[]()%@!-+<>:\n"[random.below(28)],
+            2 => bytes.copy_within(from..from + n, at),
+            3 => drop(bytes.drain(at..at + n)),
+            4 => drop(bytes.splice(at..at, text.as_bytes()[from.min(text.len())..].iter().take(n).copied())),
+            // A digit becomes another: sizes, registers, offsets.
+            _ => {
+                if let Some(d) = bytes[at..].iter().position(u8::is_ascii_digit) {
+                    bytes[at + d] = b'0' + random.below(10) as u8;
+                }
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Damaged by bytes, or with a few words and lines changed.
 fn mutate(text: &str, r: &mut Random) -> String {
+    if r.below(3) == 0 { damaged(text, r) } else { reworded(text, r) }
+}
+
+/// A few bytes, words or lines changed.
+fn reworded(text: &str, r: &mut Random) -> String {
     const BYTES: &[u8] = b"{}()[];,.:@%|<>+-!_\"0123456789 \nrxbfsup\xc3/";
     const WORDS: &[&str] = &[
         "%r1",

@@ -1,15 +1,6 @@
 //! Integer instructions against 128-bit arithmetic and bit-by-bit definitions.
 
-use crate::alu::{check, check_bits, extend, machine, mask};
-
-const TYPES: [(&str, u32, bool); 6] = [
-    ("u16", 16, false),
-    ("s16", 16, true),
-    ("u32", 32, false),
-    ("s32", 32, true),
-    ("u64", 64, false),
-    ("s64", 64, true),
-];
+use crate::alu::{WIDE, check, check_bits, extend, machine, mask};
 
 fn limits(bits: u32, signed: bool) -> (i128, i128) {
     if signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
@@ -18,7 +9,7 @@ fn limits(bits: u32, signed: bool) -> (i128, i128) {
 #[test]
 fn sums_products_and_quotients() {
     let m = &mut machine();
-    for (t, b, s) in TYPES {
+    for (t, b, s) in WIDE.iter().copied() {
         let (low, high) = limits(b, s);
         let two = &[b, b];
         check(m, &format!("add.{t} %d, %a, %b;"), b, two, s, |v| v[0] + v[1]);

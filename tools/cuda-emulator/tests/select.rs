@@ -1,6 +1,6 @@
 //! Comparison, selection, moves and addresses.
 
-use crate::alu::{check_bits, compare, extend, machine, mask};
+use crate::alu::{WIDE, check_bits, compare, extend, machine, mask};
 use crate::exact::{BF16, F16, F32, F64, Rng, Shape};
 use inp_cuda_emulator::exec::ops::formats;
 use inp_cuda_emulator::options::Options;
@@ -47,14 +47,7 @@ fn floats(s: Shape, seed: u64) -> Vec<(u32, Vec<u64>)> {
 #[test]
 fn integer_comparisons() {
     let m = &mut machine();
-    for (t, b, s) in [
-        ("u16", 16, false),
-        ("s16", 16, true),
-        ("u32", 32, false),
-        ("s32", 32, true),
-        ("u64", 64, false),
-        ("s64", 64, true),
-    ] {
+    for (t, b, s) in WIDE.iter().copied() {
         let ops: &[&str] = if s {
             &["eq", "ne", "lt", "le", "gt", "ge"]
         } else {
