@@ -1,7 +1,8 @@
 //! Exact algebraic folds, made once when a model is opened: the same function with fewer and larger products.
 //!
 //! - Encoder: LayerNorm gains go into the next weights and its biases into the next biases; the attention scale and
-//!   log2(e) into the query (its softmax is in base 2); the key's bias drops out of the softmax, the value's joins the projection's; layer scales go into projections.
+//!   log2(e) into the query (its softmax is in base 2); the key's bias drops out of the softmax, the value's joins the
+//!   projection's; layer scales go into projections.
 //! - Patches: `/255`, mean and deviation go into the patch weights (8-bit input); position, bias, class and register rows
 //!   become one table.
 //! - Extractor: its query is constant, so query and key weights become `(H·P, C)`; values are pooled before their weights.

@@ -1,5 +1,6 @@
-//! `exp`, `exp2`, `erf` and GELU of f32 vectors: one polynomial body for every tier. The coefficients are minimax fits made for this
-//! file (iteratively reweighted least squares in f64, weighted by the error named below, then rounded to f32).
+//! `exp`, `exp2`, `erf` and GELU of f32 vectors: one polynomial body for every tier. The coefficients are minimax fits
+//! made for this file (iteratively reweighted least squares in f64, weighted by the error named below, then rounded to
+//! f32).
 
 use super::Simd;
 
