@@ -1,10 +1,12 @@
 //! What everything runs on: tensors, the CPU (threads and instruction sets), weight files.
 
 pub mod cpu;
+pub mod dtype;
 pub mod simd;
 pub mod tensor;
 pub mod weights;
 
 pub use cpu::Cpu;
+pub use dtype::DType;
 pub use simd::{Elem, Kernel, Simd, Tier};
 pub use tensor::Tensor;
