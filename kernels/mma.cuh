@@ -5,9 +5,10 @@
 //   B, 8 columns x 8 words   b0 (column g, t)  b1 (column g, t+4)
 //   C, 16 rows x 8 columns   c[0] (g, 2t)  c[1] (g, 2t+1)  c[2] (g+8, 2t)  c[3] (g+8, 2t+1)
 // ldmatrix moves matrices of 8 rows x 16 bytes; lane 8i + r names row r of matrix i and lane 4g + t receives word t of row g
-// of each. With rows of A (or of B stored column by column) in shared memory, lane l naming row l % 16, word 4 * (l / 16)
-// gives a whole A fragment, or two B fragments: columns 0..7 {r[0], r[2]}, columns 8..15 {r[1], r[3]}. 32 bytes of K are
-// one step in every element type.
+// of each. From rows of A, lane l naming row l % 16, word 4 * (l / 16), comes a whole A fragment; from columns of B stored as
+// rows, lane l naming column l % 8 + l / 16 * 8, word l / 8 % 2 * 4, come those of two: {r[0], r[1]} for columns 0..7,
+// {r[2], r[3]} for 8..15 (mma wants the pair in neighbouring registers: any other order costs moves). 32 bytes of K are one
+// step in every element type.
 #pragma once
 #include <cstdint>
 
