@@ -123,16 +123,27 @@ INLINE float2 stats_of(float4 x) {
     const float a = x.x - mean, b = x.y - mean, c = x.z - mean, d = x.w - mean;
     return {mean, warp_sum<8>((a * a + b * b) + (c * c + d * d))};
 }
-// Mean and 1/deviation of a row from its statistics, merged in ascending order (Chan's formula; `columns` a multiple of 32).
+// Mean and 1/deviation of a row from its statistics, merged in ascending order (Chan's formula; `columns` a multiple of 64).
 INLINE float2 merge_stats(const float2* stats, int columns, float eps) {
-    float mean = 0.f, m2 = 0.f;
-    for (int i = 0; i < columns / STATS_COLUMNS; i++) {
-        const float2 s = __ldg(stats + i);
-        const float delta = s.x - mean, share = __fdividef(1.f, float(i + 1));
+    constexpr int BATCH = 8;  // accesses under way together: of two statistics each
+    const int pairs = columns / (2 * STATS_COLUMNS);
+    float mean = 0.f, m2 = 0.f, before = 0.f;
+    const auto merge = [&](float more, float more_m2) {
+        const float delta = more - mean, share = __fdividef(1.f, before + 1.f);
         mean += delta * share;
-        m2 += s.y + delta * delta * (float(STATS_COLUMNS * i) * share);
+        m2 += more_m2 + delta * delta * (float(STATS_COLUMNS) * before * share);
+        before += 1.f;
+    };
+    for (int at = 0; at < pairs; at += BATCH) {
+        float4 two[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (at + i < pairs) two[i] = load16<float4>(stats + 2 * (at + i));
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (at + i < pairs) merge(two[i].x, two[i].y), merge(two[i].z, two[i].w);
     }
-    return {mean, rsqrtf(m2 / float(columns) + eps)};
+    return {mean, rsqrtf(__fdividef(m2, float(columns)) + eps)};
 }
 
 // x * Phi(x), by the error function (absolute error a few units in the last place of f32).

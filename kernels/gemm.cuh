@@ -84,9 +84,11 @@ struct Gemm {
         return row * ROW + 16 * (piece ^ (ROW == 128 ? row % 8 : row / 2 % 4));
     }
 
-    // The product over k1 (and k2) elements for the tile at (row0, col0). `shared` is free again after the next barrier.
-    INLINE void run(char* shared, int row0, int col0, Operand<E> a1, Operand<E> b1, int k1, Operand<E> a2 = {},
-                    Operand<E> b2 = {}, int k2 = 0) {
+    // The product over k1 (and k2) elements for the tile at (row0, col0). `meanwhile()` runs while the first copies are under
+    // way. `shared` is free again after the next barrier.
+    template <class F>
+    INLINE void run(char* shared, int row0, int col0, F meanwhile, Operand<E> a1, Operand<E> b1, int k1,
+                    Operand<E> a2 = {}, Operand<E> b2 = {}, int k2 = 0) {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         const uint32_t base = shared_address(shared);
         // Eight lanes that share a pass of shared memory copy from rows whose pieces lie in different banks.
@@ -126,13 +128,14 @@ struct Gemm {
                     E::mma(acc[i][j], a[s % 2][i], b[s % 2][j / 2][j % 2 * 2], b[s % 2][j / 2][j % 2 * 2 + 1]);
         };
 #pragma unroll
+        for (int s = 0; s < STAGES - 1; s++) load(s * STAGE);
+        meanwhile();
+#pragma unroll
         for (int i = 0; i < MI; i++)
 #pragma unroll
             for (int j = 0; j < NI; j++)
 #pragma unroll
                 for (int c = 0; c < 4; c++) acc[i][j][c] = 0.f;
-#pragma unroll
-        for (int s = 0; s < STAGES - 1; s++) load(s * STAGE);
         cp_async_wait<STAGES - 2>();
         __syncthreads();
         fetch(0, 0);
@@ -170,14 +173,16 @@ struct Gemm {
                     f(row + 16 * i + 8 * h, col + 8 * j, acc[i][j][2 * h], acc[i][j][2 * h + 1]);
     }
 
+    static INLINE int column() { return threadIdx.x / 32 % WARPS_N * WN + threadIdx.x % (WN / 4) * 4; }
+
     // f(row, column, x): four neighbouring columns, counted in the tile. WN / 4 lanes side by side hold the warp's WN columns of
-    // a row; all lanes of a warp call f together. Needs a barrier between `run` and here.
+    // a row; all lanes of a warp call f together, each with the same column() every time. Needs a barrier after `run`.
     template <class F>
     INLINE void rows(char* shared, F f) {
         constexpr int LANES = WN / 4, ROWS = 32 / LANES;
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         float* slab = reinterpret_cast<float*>(shared) + warp * 16 * SLAB;
-        const int row = lane / LANES, col = lane % LANES * 4;
+        const int col = lane % LANES * 4;
 #pragma unroll
         for (int i = 0; i < MI; i++) {
 #pragma unroll
@@ -188,9 +193,8 @@ struct Gemm {
                         float2{acc[i][j][2 * h], acc[i][j][2 * h + 1]};
             __syncwarp();
 #pragma unroll 1
-            for (int r = row; r < 16; r += ROWS)
-                f(warp / WARPS_N * WM + 16 * i + r, warp % WARPS_N * WN + col,
-                  *reinterpret_cast<const float4*>(slab + r * SLAB + col));
+            for (int r = lane / LANES; r < 16; r += ROWS)
+                f(warp / WARPS_N * WM + 16 * i + r, column(), *reinterpret_cast<const float4*>(slab + r * SLAB + col));
             __syncwarp();
         }
     }
