@@ -189,12 +189,14 @@ extern "C" __global__ __launch_bounds__(THREADS) void anomaly_map_fwd_post_f32(c
     bad = __syncthreads_or(bad);
     for (int i = t; i < BINS; i += THREADS)
         if (hist[i]) atomicAdd(state + i, hist[i]);
-    __threadfence();
     __syncthreads();
-    if (t == 0) last = atomicAdd(state + BINS, bad ? 0x10001u : 1u);  // blocks that are done; of them not finite
+    if (t == 0) {
+        __threadfence();  // the block's writes, which the barrier gathered, before its ticket
+        last = atomicAdd(state + BINS, bad ? 0x10001u : 1u);  // blocks that are done; of them not finite
+        __threadfence();
+    }
     __syncthreads();
     if (last % 0x10000 != gridDim.x - 1) return;
-    __threadfence();
     bad |= last / 0x10000 != 0;
 
     // The bin of the top-th largest.
