@@ -7,18 +7,19 @@
 // Writes   every element of out.
 // Grid     (ceil(T / rows), H, B); a warp owns 16 or 32 rows, which it shares with nobody.
 // Smem     rows of q (later of out) + two tiles of 64 keys + two of 64 values: 64 (rows + 256) sizeof(E), dynamic.
-// Cost     2 * 64 * T MAC and one 2^x a row and key; k and v of a head are read once a block, T * 256 bytes (16-bit types).
-// Order    keys ascend, in tiles of 64 and steps of one mma; a row's bits depend on its own q and the head's k and v alone, so
-//          they are the same in every variant, batch and position.
+// Cost     128 MAC and one 2^x a row and key; a block reads its head's k and v once, 128 sizeof(E) bytes a key.
+// Order    keys ascend, in tiles of 64 and steps of one mma; a row's bits depend on its own q and its head's k and v alone and
+//          are the same in every variant, batch and position.
 // Source   Milakov & Gimelshein 2018 (online softmax), Dao 2023 (FlashAttention-2); what is different here:
 //  - A row's scores are taken relative to a reference by starting their accumulators at its negative: no subtraction.
-//  - The reference is the maximum over the first tile and is raised only when the sum of a later tile passes LIMIT, found by
-//    comparing the sum: no running maximum, no rescaling on the way. 2^x of a score below the reference + 15 fits f16.
+//  - The reference is the row's maximum over the first tile. It is raised only when the running sum passes LIMIT, which one
+//    comparison a tile finds out: no running maximum, no rescaling on the way. Whatever stays below LIMIT fits f16.
 // Checked  tests/ops/attention/cuda.rs: f64, all variants, around every tile; scores of any size; same bits.
 //
 // Variants ROWSxWARPS: rows of q a block, warps.
-//   128x4, 64x2        32 rows a warp: each fragment of k and v serves two products; half the shared-memory traffic
-//   128x8, 64x4, 32x2  16 rows a warp, the next tile's scores under way while this one's 2^x are made
+//   256x8, 128x4, 64x2  32 rows a warp: each fragment of k and v serves two products; half the shared-memory traffic. Not in
+//                       tf32, whose q, scores and probabilities would not fit the registers.
+//   128x8, 64x4, 32x2   16 rows a warp, the next tile's scores under way while this one's 2^x are made.
 #include "common.cuh"
 
 struct AttentionParams {
@@ -33,63 +34,82 @@ constexpr float LIMIT = 32768.f;
 template <class E, int ROWS, int WARPS>
 struct Attention {
     static constexpr int THREADS = 32 * WARPS, MT = ROWS / WARPS / 16;
-    // Bytes of a row of 64 elements and of a tile; chunks of 16 bytes in a row; mma steps in 64 elements.
-    static constexpr int ROW = 64 * sizeof(E), TILE = 64 * ROW, CHUNKS = ROW / 16, PER_CHUNK = 64 / CHUNKS, STEPS = 64 / E::STEP;
-    // Chunk c of row r of a tile stands at c ^ (r % 8).
+    // Bytes of a row of 64 elements and of a tile of 64 rows; chunks of 16 bytes in a row; mma steps in 64 elements.
+    static constexpr int ROW = 64 * sizeof(E), TILE = 64 * ROW, CHUNKS = ROW / 16, STEPS = 64 / E::STEP;
+    // Rows that all threads copy at once, and how often for a tile.
+    static constexpr int PASS = THREADS / 4, PASSES = 64 / PASS;
+    // Shared memory: rows of q, two slots of keys, two of values. Chunk c of row r stands at c ^ (r % 8).
     static constexpr int K = ROWS * ROW, V = K + 2 * TILE;
     using Scores = float[MT][8][4];
     using Probabilities = uint32_t[MT][STEPS][4];
 
     uint32_t q[MT][STEPS][4];
     float o[MT][8][4];
-    // Of rows g and g + 8 of each 16: the reference's negative, and this lane's part of the sum.
-    float reference[MT][2], sum[MT][2];
-    // Where this lane's ldmatrix rows are, for each pair of chunks.
-    uint32_t k_at[4], v_at[4];
-    // Where this thread copies to (its two chunks of a row) and from.
-    uint32_t copy_at[2];
-    int copy_row;
-    const E* copy_from;
-    int row_stride, channels, tokens;
+    // Of rows g and g + 8 of each 16: the reference's negative, twice, as accumulators start; this lane's part of the sum.
+    float reference[MT][4], sum[MT][2];
+    // Where this lane's part of the first two chunks is; the next ones are at ^ 32, ^ 64 and ^ 96, which saves registers.
+    uint32_t k_at, v_at;
+    // Copies: from the head's first key and value, at offsets in chunks (an address is one multiply-add) that advance with the
+    // tiles by 64 rows of `stride` chunks; to byte `to` and, 4 chunks on, to ^ 64. From this thread's first row of the next
+    // tile on there are `left` rows.
+    const char *keys, *vals;
+    uint32_t to, offset[PASSES], stride;
+    int left;
 
     // A quarter of a warp copies four chunks of rows r and r + 4: 64 whole bytes of each, and all banks.
+    // Also starts the copies of this block's rows of q; rows past the last are zeros.
     INLINE void init(const AttentionParams& p, uint32_t shared) {
-        const int lane = threadIdx.x % 32, turn = threadIdx.x / 4;
-        tokens = p.tokens, channels = 64 * p.heads, row_stride = 3 * channels;
-        copy_row = (turn & ~7) | (turn & 1) << 2 | (turn >> 1 & 3);
-        copy_at[0] = shared + copy_row * ROW + ((threadIdx.x % 4) ^ (copy_row % 8)) * 16;
-        copy_at[1] = copy_at[0] ^ 64;
-        copy_from = static_cast<const E*>(p.qkv) + (size_t(blockIdx.z) * tokens + copy_row) * row_stride + 64 * blockIdx.y +
-                    threadIdx.x % 4 * (16 / sizeof(E));
-        const int k_row = lane / 16 * 8 + lane % 8, v_row = lane % 16;
+        const int lane = threadIdx.x % 32, turn = threadIdx.x / 4, chunk = threadIdx.x % 4;
+        const int row = (turn & ~7) | (turn & 1) << 2 | (turn >> 1 & 3);
+        stride = 3 * CHUNKS * p.heads;
+        keys = static_cast<const char*>(p.qkv) + size_t(blockIdx.z) * p.tokens * stride * 16;
+        keys += (p.heads + blockIdx.y) * ROW;
+        vals = keys + p.heads * ROW;
+        to = shared + row * ROW + (chunk ^ (row % 8)) * 16;
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            k_at[i] = shared + K + k_row * ROW + ((2 * i + lane / 8 % 2) ^ (lane % 8)) * 16;
-            if constexpr (sizeof(E) == 2) {
-                v_at[i] = shared + V + v_row * ROW + ((2 * i + lane / 16) ^ (lane % 8)) * 16;
-            } else {
-                v_at[i] = V + lane % 4 * (2 * ROW) + ((2 * i + lane / 16) ^ (lane % 4 * 2)) * 16 + lane / 4 % 4 * 4;
-            }
+        for (int i = 0; i < PASSES; i++) opaque(offset[i] = (row + i * PASS) * stride + chunk);
+        left = p.tokens - row;
+        const char* q_from = keys - p.heads * ROW;
+#pragma unroll
+        for (int i = 0; i < ROWS; i += PASS) {
+            const int r = blockIdx.x * ROWS + i;
+            copy_row(q_from + (uint64_t(r) * stride + offset[0]) * 16, i, r < left);
         }
+        asm volatile("" : "+l"(keys), "+l"(vals));
+        opaque(to);
+        opaque(k_at = shared + K + (lane / 16 * 8 + lane % 8) * ROW + ((lane / 8 % 2) ^ (lane % 8)) * 16);
+        if constexpr (sizeof(E) == 2) v_at = shared + V + lane % 16 * ROW + ((lane / 16) ^ (lane % 8)) * 16;
+        else v_at = V + lane % 4 * (2 * ROW) + ((lane / 16) ^ (lane % 4 * 2)) * 16 + lane / 4 % 4 * 4;
+        opaque(v_at);
 #pragma unroll
         for (int m = 0; m < MT; m++) {
-            reference[m][0] = reference[m][1] = sum[m][0] = sum[m][1] = 0.f;
+            sum[m][0] = sum[m][1] = 0.f;
 #pragma unroll
-            for (int n = 0; n < 8; n++) o[m][n][0] = o[m][n][1] = o[m][n][2] = o[m][n][3] = 0.f;
+            for (int e = 0; e < 4; e++) {
+                reference[m][e] = 0.f;
+#pragma unroll
+                for (int n = 0; n < 8; n++) o[m][n][e] = 0.f;
+            }
         }
     }
+    // Keeps ptxas from making a value again from its parts in every pass of the loop.
+    static INLINE void opaque(uint32_t& x) { asm volatile("" : "+r"(x)); }
 
-    // Copies N rows of one part of qkv (0 q, 1 k, 2 v) from row `first` to byte `to`; rows past the last are zeros.
-    template <int N>
-    INLINE void copy(int part, int first, uint32_t to) const {
+    // Copies a tile to byte `at`: of values (or keys) the next one, or that after it.
+    INLINE void copy(const char* from, int at, bool after = false) const {
 #pragma unroll
-        for (int r = 0; r < N; r += THREADS / 4) {
-            const E* from = copy_from + size_t(first + r) * row_stride + part * channels;
-            const bool valid = first + r + copy_row < tokens;
+        for (int i = 0; i < PASSES; i++)
+            copy_row(from + uint64_t(offset[i]) * 16, at / ROW + i * PASS, i * PASS + after * 64 < left);
+    }
+    INLINE void copy_row(const char* row, int r, bool valid) const {
 #pragma unroll
-            for (int c = 0; c < CHUNKS / 4; c++)
-                cp_async(copy_at[c % 2] + to + r * ROW + c / 2 * 128, from + c * (64 / sizeof(E)), valid);
-        }
+        for (int c = 0; c < CHUNKS / 4; c++)
+            cp_async((c % 2 ? to ^ 64 : to) + r * ROW + c / 2 * 128, row + c * 64, valid);
+    }
+    INLINE void advance() {
+#pragma unroll
+        for (int i = 0; i < PASSES; i++) offset[i] += 64 * stride;
+        left -= 64;
     }
 
     INLINE void load_q(uint32_t shared) {
@@ -108,13 +128,13 @@ struct Attention {
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) s[m][n][e] = reference[m][e / 2];
+                for (int e = 0; e < 4; e++) s[m][n][e] = reference[m][e];
 #pragma unroll
         for (int step = 0; step < STEPS; step++)
 #pragma unroll
             for (int n = 0; n < 8; n += 2) {
                 uint32_t b[4];
-                ldmatrix_x4(b, k_at[step % 4] + step / 4 * 128 + slot * TILE + n * 8 * ROW);
+                ldmatrix_x4(b, (k_at ^ step % 4 * 32) + step / 4 * 128 + slot * TILE + n * 8 * ROW);
 #pragma unroll
                 for (int m = 0; m < MT; m++) {
                     E::mma(s[m][n], q[m][step], b[0], b[1]);
@@ -153,7 +173,7 @@ struct Attention {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const float by = top(s[m], half);
-                reference[m][half] = -by;
+                reference[m][2 * half] = reference[m][2 * half + 1] = -by;
                 shift(s[m], half, by);
             }
     }
@@ -166,7 +186,7 @@ struct Attention {
                 const float largest = top(s[m], half), most = warp_max<4>(total[m][half]);
                 const float by = most > LIMIT ? fmaxf(largest, 0.f) : 0.f;
                 const float fade = exp2_approx(-by);
-                reference[m][half] -= by;
+                reference[m][2 * half] -= by, reference[m][2 * half + 1] -= by;
                 sum[m][half] *= fade;
                 shift(s[m], half, by);
 #pragma unroll
@@ -204,9 +224,17 @@ struct Attention {
         if constexpr (MT == 2) x = fmaxf(x, fmaxf(total[1][0], total[1][1]));
         return __any_sync(~0u, x > LIMIT);
     }
-    INLINE void keep(const float (&total)[MT][2]) {
-#pragma unroll
-        for (int m = 0; m < MT; m++) sum[m][0] = total[m][0], sum[m][1] = total[m][1];
+    // p = 2^s, added to the sums; whether the reference was raised on the way.
+    INLINE bool probabilities(Probabilities& p, Scores& s) {
+        float total[MT][2];
+        exponentials(p, total, s);
+        const bool raised = over(total);
+        if (raised) {
+            raise(s, total);
+            exponentials(p, total, s);
+        }
+        memcpy(sum, total, sizeof sum);
+        return raised;
     }
 
     // o += p * the 64 values of a slot.
@@ -217,7 +245,7 @@ struct Attention {
 #pragma unroll
                 for (int n = 0; n < 8; n += 2) {
                     uint32_t b[4];
-                    ldmatrix_x4_trans(b, v_at[n / 2] + slot * TILE + step * 16 * ROW);
+                    ldmatrix_x4_trans(b, (v_at ^ n * 16) + slot * TILE + step * 16 * ROW);
 #pragma unroll
                     for (int m = 0; m < MT; m++) {
                         E::mma(o[m][n], p[m][step], b[0], b[1]);
@@ -229,8 +257,8 @@ struct Attention {
 #pragma unroll
                 for (int n = 0; n < 8; n++) {
                     const char* at = shared + slot * TILE + step * 8 * ROW + n / 4 * 128;
-                    const uint32_t b0 = *reinterpret_cast<const uint32_t*>(at + v_at[n % 4]);
-                    const uint32_t b1 = *reinterpret_cast<const uint32_t*>(at + ROW + (v_at[n % 4] ^ 16));
+                    const uint32_t b0 = *reinterpret_cast<const uint32_t*>(at + (v_at ^ n % 4 * 32));
+                    const uint32_t b1 = *reinterpret_cast<const uint32_t*>(at + ROW + (v_at ^ (n % 4 * 32 + 16)));
 #pragma unroll
                     for (int m = 0; m < MT; m++) E::mma(o[m][n], p[m][step], b0, b1);
                 }
@@ -242,7 +270,7 @@ struct Attention {
     static INLINE int turned(int row) { return (row & 3) << 1 | (row >> 2 & 1); }
 
     // Divides, rounds, and writes whole rows by way of this warp's rows of q.
-    INLINE void write(E* out, int first, char* shared) {
+    INLINE void write(const AttentionParams& p, char* shared) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp_row = threadIdx.x / 32 * (16 * MT);
         __syncwarp();  // q is read
 #pragma unroll
@@ -254,40 +282,38 @@ struct Attention {
 #pragma unroll
                 for (int n = 0; n < 8; n++) {
                     const auto pair = E::pair(o[m][n][2 * half] * share, o[m][n][2 * half + 1] * share);
-                    memcpy(shared + row * ROW + ((8 * n + 2 * t) / PER_CHUNK ^ turned(row)) * 16 + 2 * t % PER_CHUNK * sizeof(E), &pair, sizeof pair);
+                    const int byte = (8 * n + 2 * t) * sizeof(E);
+                    memcpy(shared + row * ROW + (byte / 16 ^ turned(row)) * 16 + byte % 16, &pair, sizeof pair);
                 }
             }
         __syncwarp();
-        constexpr int ROWS_AT_ONCE = 32 / CHUNKS;
+        const int chunk = lane % CHUNKS, first = blockIdx.x * ROWS, width = p.heads * ROW;
+        char* out = static_cast<char*>(p.out) + (size_t(blockIdx.z) * p.tokens + first) * width;
+        out += blockIdx.y * ROW + chunk * 16;
 #pragma unroll
-        for (int r = 0; r < 16 * MT; r += ROWS_AT_ONCE) {
-            const int row = warp_row + r + lane / CHUNKS, chunk = lane % CHUNKS;
-            if (first + row < tokens)
-                *reinterpret_cast<uint4*>(out + (size_t(blockIdx.z) * tokens + first + row) * channels + 64 * blockIdx.y + chunk * (16 / sizeof(E))) =
+        for (int r = 0; r < 16 * MT; r += 32 / CHUNKS) {
+            const int row = warp_row + r + lane / CHUNKS;
+            if (first + row < p.tokens)
+                *reinterpret_cast<uint4*>(out + size_t(row) * width) =
                     *reinterpret_cast<const uint4*>(shared + row * ROW + (chunk ^ turned(row)) * 16);
         }
     }
 
     // One tile after the other: 32 rows a warp.
     template <bool LAST>
-    INLINE void in_turn(int j, int slot, const char* shared) {
+    INLINE void in_turn(int j, int slot, int tokens, const char* shared) {
         if constexpr (!LAST) {
-            copy<64>(1, 64 * (j + 1), K + (slot ^ 1) * TILE);
-            copy<64>(2, 64 * (j + 1), V + (slot ^ 1) * TILE);
+            copy(keys, K + (slot ^ 1) * TILE);
+            copy(vals, V + (slot ^ 1) * TILE);
             cp_async_commit();
+            advance();
         }
         Scores s;
         Probabilities p;
-        float total[MT][2];
         scores(s, slot);
         if constexpr (LAST) mask(s, tokens - 64 * j);
         if (j == 0) first(s);
-        exponentials(p, total, s);
-        if (over(total)) {
-            raise(s, total);
-            exponentials(p, total, s);
-        }
-        keep(total);
+        probabilities(p, s);
         values(p, slot, shared);
         if constexpr (!LAST) {
             cp_async_wait<0>();
@@ -295,20 +321,14 @@ struct Attention {
         }
     }
     // The scores of the tile after this one meanwhile: 16 rows a warp.
-    INLINE void ahead(Scores& s, Scores& next, int j, int slot, const char* shared) {
-        copy<64>(1, 64 * (j + 2), K + slot * TILE);
-        copy<64>(2, 64 * (j + 1), V + (slot ^ 1) * TILE);
+    INLINE void ahead(Scores& s, Scores& next, int slot, const char* shared) {
+        copy(vals, V + (slot ^ 1) * TILE);
+        copy(keys + 64 * 16 * stride, K + slot * TILE, true);
         cp_async_commit();
+        advance();
         Probabilities p;
-        float total[MT][2];
         scores(next, slot ^ 1);
-        exponentials(p, total, s);
-        if (over(total)) {
-            raise(s, total);
-            exponentials(p, total, s);
-            scores(next, slot ^ 1);
-        }
-        keep(total);
+        if (probabilities(p, s)) scores(next, slot ^ 1);
         values(p, slot, shared);
         cp_async_wait<0>();
         __syncthreads();
@@ -321,28 +341,29 @@ INLINE void attention(const AttentionParams& p) {
     using A = Attention<E, ROWS, WARPS>;
     A a;
     const uint32_t at = shared_address(shared);
-    const int first = blockIdx.x * ROWS, last = ceil_div(p.tokens, 64) - 1;
+    const int last = ceil_div(p.tokens, 64) - 1;
     a.init(p, at);
-    a.template copy<ROWS>(0, first, 0);
-    a.template copy<64>(1, 0, A::K);
+    a.copy(a.keys, A::K);
     if constexpr (A::MT == 2) {
-        a.template copy<64>(2, 0, A::V);
+        a.copy(a.vals, A::V);
         cp_async_commit();
+        a.advance();
         cp_async_wait<0>();
         __syncthreads();
         a.load_q(at);
         int j = 0;
         while (j < last) {
-            a.template in_turn<false>(j++, 0, shared);
+            a.template in_turn<false>(j++, 0, p.tokens, shared);
             if (j == last) break;
-            a.template in_turn<false>(j++, 1, shared);
+            a.template in_turn<false>(j++, 1, p.tokens, shared);
         }
-        a.template in_turn<true>(last, last % 2, shared);
+        a.template in_turn<true>(last, last % 2, p.tokens, shared);
     } else {
         cp_async_commit();
-        a.template copy<64>(2, 0, A::V);
-        a.template copy<64>(1, 64, A::K + A::TILE);
+        a.copy(a.vals, A::V);
+        a.copy(a.keys + 64 * 16 * a.stride, A::K + A::TILE, true);
         cp_async_commit();
+        a.advance();
         cp_async_wait<1>();
         __syncthreads();
         a.load_q(at);
@@ -354,42 +375,31 @@ INLINE void attention(const AttentionParams& p) {
         __syncthreads();
         int j = 0;
         while (j < last) {
-            a.ahead(s, next, j++, 0, shared);
-            if (j == last) {
+            a.ahead(s, next, 0, shared);
+            if (++j == last) {
                 memcpy(s, next, sizeof s);
                 break;
             }
-            a.ahead(next, s, j++, 1, shared);
+            a.ahead(next, s, 1, shared);
+            ++j;
         }
         typename A::Probabilities x;
-        float total[A::MT][2];
         if (last > 0) a.mask(s, p.tokens - 64 * last);
-        a.exponentials(x, total, s);
-        if (a.over(total)) {
-            a.raise(s, total);
-            a.exponentials(x, total, s);
-        }
-        a.keep(total);
+        a.probabilities(x, s);
         a.values(x, last % 2, shared);
     }
-    a.write(static_cast<E*>(p.out), first, shared);
+    a.write(p, shared);
 }
 
-#define VARIANT(ROWS, WARPS, NAME, E)                                                             \
+#define VARIANT(ROWS, WARPS, NAME, E)                                                                 \
     extern "C" __global__ __launch_bounds__(32 * WARPS) void attention_fwd_##ROWS##x##WARPS##_##NAME( \
-        const __grid_constant__ AttentionParams p) {                                              \
-        attention<E, ROWS, WARPS>(p);                                                             \
+        const __grid_constant__ AttentionParams p) {                                                  \
+        attention<E, ROWS, WARPS>(p);                                                                 \
     }
-VARIANT(128, 4, bf16, Bf16)
-VARIANT(64, 2, bf16, Bf16)
-VARIANT(128, 8, bf16, Bf16)
-VARIANT(64, 4, bf16, Bf16)
-VARIANT(32, 2, bf16, Bf16)
-VARIANT(128, 4, f16, F16)
-VARIANT(64, 2, f16, F16)
-VARIANT(128, 8, f16, F16)
-VARIANT(64, 4, f16, F16)
-VARIANT(32, 2, f16, F16)
-VARIANT(128, 8, tf32, Tf32)
-VARIANT(64, 4, tf32, Tf32)
-VARIANT(32, 2, tf32, Tf32)
+#define NARROW(NAME, E) VARIANT(128, 8, NAME, E) VARIANT(64, 4, NAME, E) VARIANT(32, 2, NAME, E)
+#define WIDE(NAME, E) VARIANT(256, 8, NAME, E) VARIANT(128, 4, NAME, E) VARIANT(64, 2, NAME, E)
+WIDE(bf16, Bf16)
+NARROW(bf16, Bf16)
+WIDE(f16, F16)
+NARROW(f16, F16)
+NARROW(tf32, Tf32)
