@@ -15,7 +15,7 @@ impl Draw {
 /// Header of a module and the byte offsets of the lane: `%rd1` = 8 lane, `%r1` = lane.
 pub const HEAD: &str = ".version 8.8\n.target sm_90\n.address_size 64\n";
 
-fn kernel(spelling: &str, counts: [usize; 4], bytes: usize) -> String {
+pub fn kernel(spelling: &str, counts: [usize; 4], bytes: usize) -> String {
     let (file, ty) = if bytes == 8 { ("%fd", "f64") } else { ("%r", "b32") };
     let mut text = format!(
         "{HEAD}.visible .entry k(.param .u64 d, .param .u64 a, .param .u64 b, .param .u64 c)\n{{\n\
@@ -159,7 +159,7 @@ fn small(x: u32, exponent: u32, mantissa: u32) -> f64 {
     sign * if e == 0 { m * 2f64.powi(1 - bias) } else { (1. + m) * 2f64.powi(e - bias) }
 }
 
-fn value(ty: &str, x: u64) -> f64 {
+pub fn value(ty: &str, x: u64) -> f64 {
     let w = x as u32;
     match ty {
         "f16" => small(w, 5, 10),
@@ -179,7 +179,7 @@ fn value(ty: &str, x: u64) -> f64 {
 }
 
 /// Bits of a random element, finite.
-fn draw(ty: &str, r: &mut Draw) -> u64 {
+pub fn draw(ty: &str, r: &mut Draw) -> u64 {
     let x = r.bits();
     let unit = f64::from(x) / f64::from(1u32 << 31) - 1.;
     let bits = match ty {
@@ -321,7 +321,7 @@ fn products_agree_with_f64() {
     }
 }
 
-fn run(body: &str, input: &[u32], outputs: usize) -> Vec<u32> {
+pub fn run(body: &str, input: &[u32], outputs: usize) -> Vec<u32> {
     let text = format!(
         "{HEAD}.visible .entry k(.param .u64 d, .param .u64 a)\n{{\n.reg .b32 %r<64>;\n.reg .f32 %f<64>;\n\
          .reg .b64 %rd<8>;\n.shared .align 16 .b8 s[4096];\nmov.u32 %r1, %tid.x;\nld.param.u64 %rd1, [d];\n\

@@ -148,7 +148,7 @@ impl Scope<'_> {
     }
     /// A source of up to 32 bits; constants are taken as `ty` (a float constant is narrowed to it, an integer wrapped).
     pub fn src32(&self, i: &Instr, o: &Operand, ty: Type) -> Result<Src32, PtxError> {
-        let bits = if ty.bits() == 32 { !0 } else { (1u32 << ty.bits()) - 1 };
+        let bits = if ty.bits() >= 32 { !0 } else { (1u32 << ty.bits()) - 1 };
         Ok(match o {
             Operand::Reg(r) if (2..=32).contains(&self.function.regs[*r as usize].bits()) => {
                 Src32::Slot(self.slots[*r as usize])

@@ -17,6 +17,7 @@ pub mod round;
 pub mod select;
 pub mod sync;
 pub mod tensor;
+pub mod video;
 pub mod warpops;
 
 use super::decode::{Decoded, Scope};
@@ -39,4 +40,5 @@ pub const FAMILIES: &[fn(&Scope, &Instr) -> Decoded] = &[
     float::decode,
     cvt::decode,
     warpops::decode,
+    video::decode,
 ];

@@ -14,6 +14,7 @@ pub fn live(name: &str) -> Option<Live> {
         "clock_hi" => |_, c| c.clock >> 32,
         "globaltimer" | "globaltimer_lo" => |_, _| nanoseconds(),
         "globaltimer_hi" => |_, _| nanoseconds() >> 32,
+        name if name == "current_graph_exec" || name.ends_with("_64") => |_, _| 0,
         _ => return None,
     })
 }
@@ -33,7 +34,11 @@ pub(super) fn known(name: &str) -> bool {
         "laneid" | "warpid" | "nwarpid" | "smid" | "nsmid" | "gridid" | "lanemask_eq" | "lanemask_le"
         | "lanemask_lt" | "lanemask_ge" | "lanemask_gt" | "dynamic_smem_size" | "total_smem_size"
         | "aggr_smem_size" | "cluster_ctarank" | "cluster_nctarank" => axis.is_empty(),
-        _ => stem.starts_with("envreg") || stem.starts_with("pm") || stem.starts_with("reserved_smem_offset"),
+        _ => {
+            stem.starts_with("envreg")
+                || stem.starts_with("pm") && !stem.ends_with("_64")
+                || stem.starts_with("reserved_smem_offset")
+        }
     }
 }
 

@@ -246,6 +246,8 @@ impl Instr {
 pub enum Operand {
     /// Register, an index into [`Function::regs`].
     Reg(u32),
+    /// `%r.b1`, `%r.h10`: some bytes or halves of a register; video instructions have these.
+    Part(u32, String),
     /// `!%p`: a negated predicate.
     Not(u32),
     /// `-%r` or `-imm` stays in [`Operand::Int`]; integer constants, wrapped to 64 bits.

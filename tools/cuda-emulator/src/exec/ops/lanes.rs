@@ -339,7 +339,7 @@ fn modifiers(op: &str) -> &'static str {
         "lop3" => "or and",
         "prmt" => "f4e b4e rc8 ecl ecr rc16",
         "bfind" => "shiftamt",
-        "cvta" | "isspacep" => "to global const shared local param",
+        "cvta" | "isspacep" | "mapa" | "getctarank" => "to global const shared local param",
         "set" | "setp" => "eq ne lt le gt ge lo ls hi hs equ neu ltu leu gtu geu num nan and or xor ftz",
         "rcp" | "sqrt" => "approx rn rz rm rp ftz",
         "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => "approx ftz",
@@ -350,6 +350,10 @@ fn modifiers(op: &str) -> &'static str {
         "match" => "sync any all",
         "redux" => "sync add min max and or xor abs NaN",
         "elect" => "sync",
+        "vmad" => "sat po shr7 shr15",
+        op if op.starts_with("vset") => "eq ne lt le gt ge add min max",
+        "vshl" | "vshr" => "sat clamp wrap add min max",
+        op if op.starts_with('v') => "sat add min max",
         _ => "",
     }
 }

@@ -12,6 +12,7 @@ pub fn decode(s: &Scope, i: &Instr) -> Decoded {
         "mov" if i.ty(0) != Some(Type::Pred) => mov(s, i),
         "cvta" => cvta(s, i),
         "isspacep" => isspacep(s, i),
+        "mapa" | "getctarank" => cluster(s, i),
         _ => return Ok(None),
     };
     done(i, e, Class::Move)
@@ -197,6 +198,17 @@ fn cvta(s: &Scope, i: &Instr) -> Made {
         unary(s, i, move |a: u64| a.wrapping_sub(base))
     } else {
         unary(s, i, move |a: u64| a.wrapping_add(base))
+    }
+}
+
+/// mapa, getctarank: a cluster is one block, so addresses in it are its own and its rank is 0.
+fn cluster(s: &Scope, i: &Instr) -> Made {
+    match (i.op.as_str(), ty(i)?) {
+        ("mapa", Type::U64) => binary(s, i, |a: u64, _: u32| a),
+        ("mapa", Type::U32) => binary(s, i, |a: u32, _: u32| a),
+        ("getctarank", Type::U64) => unary(s, i, |_: u64| 0u32),
+        ("getctarank", Type::U32) => unary(s, i, |_: u32| 0u32),
+        _ => unsupported(i),
     }
 }
 

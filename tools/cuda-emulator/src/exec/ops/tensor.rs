@@ -5,6 +5,8 @@ mod format;
 mod matrix;
 mod mma;
 mod product;
+mod quads;
+mod sparse;
 mod wmma;
 
 use crate::error::{Code, Fault};

@@ -55,6 +55,12 @@ fn special(name: &str) -> bool {
         || ["envreg", "pm", "reserved_smem_offset_"].iter().any(|p| numbered(p))
 }
 
+/// `b0`, `h10`: elements of a register.
+fn selects(part: &str) -> bool {
+    let digits = part.strip_prefix(['b', 'h']).unwrap_or_default();
+    (1..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Calls `f` on an operand and all inside it.
 pub fn each(o: &mut Operand, f: &mut dyn FnMut(&mut Operand)) {
     match o {
@@ -171,6 +177,10 @@ impl<'a> Parser<'a> {
         }
         match b.find(name) {
             Some(Bind::Reg(r)) => match self.tok {
+                Tok::Dot(part) if selects(part) => {
+                    self.advance()?;
+                    Ok(Operand::Part(r, part.to_string()))
+                }
                 Tok::Dot(part) => {
                     Err(self.error(format!("{}.{part}: a register has no parts here", b.f.names[r as usize])))
                 }

@@ -2,24 +2,44 @@
 
 use super::format::{Bf16, E4m3, E5m2, F16, Format, S4, S8, Tf32, U4, U8, to_f16};
 use super::product::{Accumulator, Operands, Product, product};
-use super::whole;
+use super::{quads, sparse, whole};
 use crate::error::PtxError;
 use crate::exec::decode::{Dst, Scope, Src32, Src64};
+use crate::exec::ops::formats::Round;
 use crate::exec::ops::memory::{elements, wrong};
+use crate::exec::ops::round;
 use crate::exec::{Class, Exec, Flow, L32, L64, Warp};
 use crate::ptx::ast::{Instr, Operand, Type};
 
-const KINDS: &[&str] =
+pub(super) const KINDS: &[&str] =
     &["f16", "bf16", "tf32", "f32", "f64", "e4m3", "e5m2", "s8", "u8", "s4", "u4", "b1", "s32"];
 
 pub(super) fn decode(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+    if i.mods.first().is_some_and(|m| m.starts_with("sp")) {
+        return sparse::decode(s, i);
+    }
     let mods: Vec<&str> = i.mods.iter().map(String::as_str).collect();
     let kinds: Vec<&str> = mods.iter().copied().filter(|m| KINDS.contains(m)).collect();
     let known = |m: &&str| {
-        matches!(*m, "sync" | "aligned" | "row" | "col" | "satfinite" | "xor" | "and" | "popc" | "rn")
-            || KINDS.contains(m)
+        matches!(
+            *m,
+            "sync"
+                | "aligned"
+                | "row"
+                | "col"
+                | "satfinite"
+                | "xor"
+                | "and"
+                | "popc"
+                | "rn"
+                | "rz"
+                | "rm"
+                | "rp"
+        ) || KINDS.contains(m)
     };
+    let quads = mods.get(2) == Some(&"m8n8k4") && kinds.get(1) == Some(&"f16");
     if !matches!(mods[..], ["sync", "aligned", _, "row", "col", ..])
+        && !(quads && matches!(mods[..], ["sync", "aligned", _, "row" | "col", "row" | "col", ..]))
         || mods.iter().enumerate().any(|(n, m)| n != 2 && !known(m))
     {
         return Err(wrong(i, "only mma.sync.aligned.SHAPE.row.col of these types is supported"));
@@ -30,17 +50,20 @@ pub(super) fn decode(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
         ("f64", "f64") if b == "f64" && c == "f64" => double(s, i, shape)?,
         ("s32", "b1") if b == "b1" && c == "s32" => binary(s, i, shape)?,
         ("s32", "s8" | "u8" | "s4" | "u4") if c == "s32" => integer(s, i, shape, a, b)?,
+        ("f16", "f16") | ("f32", "f16") if quads && b == "f16" && (c == "f16" || c == d) => {
+            quads::decode(s, i, [d, c])?
+        }
         ("f16" | "f32", _) if matches!(c, "f16" | "f32") => float(s, i, shape, [d, a, b, c])?,
         _ => return Err(wrong(i, "these types do not go together")),
     };
     Ok((exec, Class::Matrix))
 }
 
-fn sources(s: &Scope, i: &Instr, n: usize, count: usize) -> Result<Vec<Src32>, PtxError> {
+pub(super) fn sources(s: &Scope, i: &Instr, n: usize, count: usize) -> Result<Vec<Src32>, PtxError> {
     elements(i, s.operand(i, n)?, count)?.iter().map(|o| s.src32(i, o, Type::B32)).collect()
 }
 
-fn results(s: &Scope, i: &Instr, count: usize) -> Result<Vec<u32>, PtxError> {
+pub(super) fn results(s: &Scope, i: &Instr, count: usize) -> Result<Vec<u32>, PtxError> {
     let slot = |o: &Operand| match s.dst(i, o)? {
         Dst::R32(slot) => Ok(slot),
         _ => Err(wrong(i, "the result is in 32-bit registers")),
@@ -131,8 +154,8 @@ fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<E
     }))
 }
 
-/// Integer products are exact in f32: 64 products of 8 bits by 8 stay below 2^24.
-fn integer(s: &Scope, i: &Instr, shape: &str, a: &str, b: &str) -> Result<Exec, PtxError> {
+/// Integer products are exact in f32: 64 products of 8 bits by 8 stay below 2^24. Also wmma's of 4 bits.
+pub(super) fn integer(s: &Scope, i: &Instr, shape: &str, a: &str, b: &str) -> Result<Exec, PtxError> {
     let (halves, steps) = match (a, shape) {
         ("s8" | "u8", "m8n8k16") | ("s4" | "u4", "m8n8k32") => (1, 1),
         ("s8" | "u8", "m16n8k16") | ("s4" | "u4", "m16n8k32") => (2, 1),
@@ -174,8 +197,8 @@ fn integer(s: &Scope, i: &Instr, shape: &str, a: &str, b: &str) -> Result<Exec, 
     }))
 }
 
-/// One-bit elements: the number of ones in a xor b, or a and b.
-fn binary(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
+/// One-bit elements: the number of ones in a xor b, or a and b. Also wmma's.
+pub(super) fn binary(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError> {
     let (halves, steps) = match shape {
         "m8n8k128" => (1, 1),
         "m16n8k128" => (2, 1),
@@ -225,6 +248,7 @@ pub(super) fn double(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError
     let wide = |n: usize, count: usize| -> Result<Vec<Src64>, PtxError> {
         elements(i, s.operand(i, n)?, count)?.iter().map(|o| s.src64(i, o, Type::F64)).collect()
     };
+    let round = Round::of(i);
     let (a, b, c) = (wide(1, halves * steps)?, wide(2, steps)?, wide(3, 2 * halves)?);
     let slot = |o: &Operand| match s.dst(i, o)? {
         Dst::R64(slot) => Ok(slot),
@@ -245,7 +269,7 @@ pub(super) fn double(s: &Scope, i: &Instr, shape: &str) -> Result<Exec, PtxError
                 for k in 0..4 * steps {
                     let a = a[k / 4 * halves + n / 2].get(w).0[row * 4 + k % 4];
                     let b = b[k / 4].get(w).0[column * 4 + k % 4];
-                    x = f64::from_bits(a).mul_add(f64::from_bits(b), x);
+                    x = round::fma64(f64::from_bits(a), f64::from_bits(b), x, round);
                 }
                 t.0[l] = x.to_bits();
             }

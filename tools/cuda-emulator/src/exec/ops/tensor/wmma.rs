@@ -19,6 +19,8 @@ fn shape(i: &Instr) -> Result<[usize; 3], PtxError> {
         Some("m32n8k16") => [32, 8, 16],
         Some("m16n16k8") => [16, 16, 8],
         Some("m8n8k4") => [8, 8, 4],
+        Some("m8n8k32") => [8, 8, 32],
+        Some("m8n8k128") => [8, 8, 128],
         _ => return Err(wrong(i, "this shape is not supported")),
     })
 }
@@ -32,6 +34,8 @@ struct Fragment {
     each: usize,
     /// Bytes of an element in memory.
     bytes: usize,
+    /// Numbers in an element: of less than 8 bits, those in 32 bits are taken as one.
+    packed: usize,
     /// Registers.
     count: usize,
 }
@@ -43,14 +47,29 @@ impl Fragment {
             'b' => (k, n),
             _ => (m, n),
         };
+        let packed = match ty {
+            "s4" | "u4" => 8,
+            "b1" => 32,
+            _ => 1,
+        };
+        let (rows, columns) = match which {
+            'a' => (rows, columns / packed),
+            'b' => (rows / packed, columns),
+            _ => (rows, columns),
+        };
+        if packed > 1 && (which == 'a' && i.has("col") || which == 'b' && i.has("row")) && i.has("load") {
+            return Err(wrong(i, "of this type A is by rows and B by columns"));
+        }
         let fits = match ty {
+            "s4" | "u4" => k == 32,
+            "b1" => k == 128,
             "f16" | "bf16" | "s8" | "u8" => k == 16,
             "tf32" => k == 8,
             "f64" => k == 4,
             _ => k >= 8,
         };
         let known = if "ab".contains(which) {
-            matches!(ty, "f16" | "bf16" | "s8" | "u8" | "tf32" | "f64")
+            matches!(ty, "f16" | "bf16" | "s8" | "u8" | "s4" | "u4" | "b1" | "tf32" | "f64")
         } else {
             matches!(ty, "f16" | "f32" | "s32" | "f64")
         };
@@ -65,7 +84,7 @@ impl Fragment {
         };
         let own = rows * columns / 32 / each;
         let count = if ty == "f16" && "ab".contains(which) { 8 } else { own };
-        Ok(Self { rows, columns, which, each, bytes, count })
+        Ok(Self { rows, columns, which, each, bytes, packed, count })
     }
     /// Row and column of the element at a place of a lane.
     fn at(&self, lane: usize, place: usize) -> (usize, usize) {
@@ -107,7 +126,7 @@ impl Placed {
             Some(o) => s.src32(i, o, Type::U32)?,
             None => {
                 let n = if by_rows { fragment.columns } else { fragment.rows };
-                Src32::Const(Box::new(L32::splat(n as u32)))
+                Src32::Const(Box::new(L32::splat((n * fragment.packed) as u32)))
             }
         };
         Ok(Self { fragment, space, by_rows, addr: s.addr(i, s.operand(i, address)?)?, stride })
@@ -119,7 +138,7 @@ impl Placed {
         for (l, a) in addresses.iter_mut().enumerate() {
             let (row, column) = self.fragment.at(l, place);
             let (major, minor) = if self.by_rows { (row, column) } else { (column, row) };
-            let element = major as u64 * u64::from(stride.0[l]) + minor as u64;
+            let element = major as u64 * u64::from(stride.0[l]) / self.fragment.packed as u64 + minor as u64;
             *a = a.wrapping_add(element * self.fragment.bytes as u64);
         }
         let (bytes, order) = (self.fragment.bytes as u32, Order::Weak);
@@ -225,12 +244,23 @@ fn run(shape: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
 }
 
 fn multiply(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
-    let types: Vec<&str> = i.mods.iter().map(String::as_str).filter(|m| Type::named(m).is_some()).collect();
+    let types: Vec<&str> = i.mods.iter().map(String::as_str).filter(|m| mma::KINDS.contains(m)).collect();
     let [d, a, b, c] = match types[..] {
         [d, c] => [d, "f16", "f16", c],
         [d, a, b, c] => [d, a, b, c],
         _ => return Err(wrong(i, "two or four types are needed")),
     };
+    if a == "s4" || a == "u4" || a == "b1" {
+        let layouts: Vec<_> = i.mods.iter().filter(|m| *m == "row" || *m == "col").collect();
+        if layouts != ["row", "col"] || d != "s32" || c != "s32" || b != a {
+            return Err(wrong(i, "these types and layouts do not go together"));
+        }
+        let exec = match a {
+            "b1" => mma::binary(s, i, "m8n8k128")?,
+            _ => mma::integer(s, i, "m8n8k32", a, b)?,
+        };
+        return Ok((exec, Class::Matrix));
+    }
     if a == "f64" {
         return Ok((mma::double(s, i, "m8n8k4")?, Class::Matrix));
     }
