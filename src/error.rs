@@ -25,6 +25,18 @@ pub enum Error {
     /// A number came out as NaN or infinite.
     #[error("{0}")]
     NotFinite(String),
+    /// There is no GPU to use, or no kernels for it.
+    #[error("{0}")]
+    Device(String),
+    /// A call of the CUDA driver failed.
+    #[error("CUDA: {what} failed: {why}")]
+    Cuda { what: String, why: String },
+    /// A kernel could not be launched.
+    #[error("CUDA: kernel {kernel} {geometry}: {why}")]
+    Launch { kernel: String, geometry: String, why: String },
+    /// A GPU has not enough memory.
+    #[error("{device} has not enough memory: {asked} were asked for, {free} of {total} are free; {hint}")]
+    DeviceMemory { device: String, asked: String, free: String, total: String, hint: &'static str },
     /// The user asked to stop (ctrl-C); what was done is saved.
     #[error("{0}")]
     Interrupted(String),

@@ -1,6 +1,7 @@
-//! What everything runs on: tensors, the CPU (threads and instruction sets), weight files.
+//! What everything runs on: tensors, the CPU (threads and instruction sets), GPUs, weight files.
 
 pub mod cpu;
+pub mod cuda;
 pub mod dtype;
 pub mod simd;
 pub mod tensor;

@@ -12,6 +12,7 @@ mod house;
 mod model;
 mod models;
 mod ops;
+mod runtime;
 mod support;
 mod synthetic;
 mod team;

@@ -102,8 +102,9 @@ fn every_kernel_has_its_op_test_and_bench() {
     none("kernels without their four files", found);
 }
 
-/// Generic CPU bodies that work on raw pointers, the threads that they run on, and the calls into the C library.
-const UNSAFE: [&str; 7] = [
+/// Generic CPU bodies that work on raw pointers, the threads that they run on, the calls into the C library and the CUDA
+/// driver.
+const UNSAFE: [&str; 13] = [
     "src/ops/attention.rs",
     "src/ops/linear/gemm.rs",
     "src/ops/linear/micro.rs",
@@ -111,6 +112,12 @@ const UNSAFE: [&str; 7] = [
     "src/ops/linear/packed.rs",
     "src/runtime/cpu.rs",
     "src/runtime/cpu/team.rs",
+    "src/runtime/cuda/buffer.rs",
+    "src/runtime/cuda/driver.rs",
+    "src/runtime/cuda/gpu.rs",
+    "src/runtime/cuda/graph.rs",
+    "src/runtime/cuda/kernel.rs",
+    "src/runtime/cuda/stream.rs",
 ];
 
 #[test]

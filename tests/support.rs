@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
+use inp_former::runtime::cuda::{self, Gpu};
 use inp_former::runtime::{Cpu, Elem, Tensor, Tier};
 
 /// A golden file: committed under `tests/data/goldens`, else in the folder `$INP_GOLDENS`; `None` (said) if in neither.
@@ -196,4 +198,29 @@ pub fn tokens_of(x: &Tensor<f32>) -> Tensor<f32> {
         *y = x.data[(i / (n * c) * c + i % c) * n + i / c % n];
     }
     y
+}
+
+/// The GPU that tests run on: the emulator's in this process, with all checkers and a seed (`INP_EMULATED_SEED`, else 1;
+/// `INP_EMULATED_GPU`, else an H100), or the real one with `INP_TEST_DEVICE=cuda`.
+pub fn gpu() -> Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    let open = || {
+        if std::env::var_os("INP_TEST_DEVICE").is_some_and(|v| v == "cuda") {
+            return Gpu::open(0).unwrap();
+        }
+        let seed = std::env::var("INP_EMULATED_SEED").unwrap_or("1".into());
+        Gpu::emulated_with(&[("INP_EMULATED_CHECK", "all"), ("INP_EMULATED_SEED", &seed)]).unwrap()
+    };
+    GPU.get_or_init(open).clone()
+}
+
+/// Waits for the device; fails if a checker of the emulator found anything in this process so far.
+#[track_caller]
+pub fn clean(gpu: &Gpu) {
+    gpu.synchronize().unwrap();
+    if gpu.is_emulated() {
+        let report = cuda::emulated_report().unwrap();
+        let quiet = report["findings"] == 0 && report["faults"] == 0;
+        assert!(quiet, "the emulator's checkers found something:\n{:#}", report["launches"]);
+    }
 }

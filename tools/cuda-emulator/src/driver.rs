@@ -5,6 +5,7 @@
 
 mod capture;
 mod context;
+mod control;
 mod copy;
 mod device;
 mod event;

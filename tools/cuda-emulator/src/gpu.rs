@@ -54,9 +54,9 @@ impl Gpu {
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|g| g.name == name)
     }
-    /// The one that `INP_EMULATED_GPU` names; without it an H100.
-    pub fn from_environment() -> Result<Self, String> {
-        let name = std::env::var("INP_EMULATED_GPU").ok().filter(|n| !n.is_empty()).unwrap_or("h100".into());
+    /// The one that `INP_EMULATED_GPU` names; without a name an H100.
+    pub fn chosen(name: Option<String>) -> Result<Self, String> {
+        let name = name.filter(|n| !n.is_empty()).unwrap_or("h100".into());
         Self::named(&name).ok_or_else(|| {
             let all: Vec<String> = Self::all().into_iter().map(|g| g.name).collect();
             format!("INP_EMULATED_GPU: no GPU is called \"{name}\"; known are {}", all.join(", "))

@@ -30,11 +30,8 @@ impl Options {
         self.memcheck || self.initcheck || self.racecheck || self.synccheck
     }
     /// `INP_EMULATED_CHECK` (`all` or a list of memcheck, initcheck, racecheck, synccheck), `INP_EMULATED_COUNT` (1),
-    /// `INP_EMULATED_SEED`, `INP_EMULATED_THREADS`, `INP_EMULATED_BUDGET`. A value that cannot be read is an error.
-    pub fn from_environment() -> Result<Self, String> {
-        Self::read(|name| std::env::var(name).ok())
-    }
-    /// As [`Self::from_environment`], from any source of values.
+    /// `INP_EMULATED_SEED`, `INP_EMULATED_THREADS`, `INP_EMULATED_BUDGET`, from any source of values. A value that cannot
+    /// be read is an error.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let mut o = Self::default();
         for word in get("INP_EMULATED_CHECK").unwrap_or_default().split(',').filter(|w| !w.is_empty()) {

@@ -43,8 +43,8 @@ pub(crate) struct Log {
     inner: Mutex<Inner>,
 }
 impl Log {
-    pub fn from_environment() -> Self {
-        let file = std::env::var("INP_EMULATED_REPORT").ok().filter(|f| !f.is_empty());
+    pub fn new() -> Self {
+        let file = super::state::setting("INP_EMULATED_REPORT").filter(|f| !f.is_empty());
         // SAFETY: a handler without arguments that does not unwind (`at_exit` is guarded).
         unsafe { libc::atexit(at_exit) };
         Self { file: file.map(|f| f.replace("%p", &std::process::id().to_string())), inner: Mutex::default() }

@@ -15,7 +15,7 @@ use crate::gpu::Gpu;
 use crate::memory::Memory;
 use crate::options::Options;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -60,6 +60,23 @@ impl<T> Table<T> {
     }
 }
 
+static SETTINGS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+/// A setting: what [`set`] gave it, or else the environment.
+pub(crate) fn setting(name: &str) -> Option<String> {
+    lock(&SETTINGS).get(name).cloned().or_else(|| std::env::var(name).ok())
+}
+/// Changes a setting for this process: the GPU, the checkers and the report before `cuInit`, the rest at any time.
+pub(crate) fn set(name: String, value: String) -> Result<(), Code> {
+    lock(&SETTINGS).insert(name, value);
+    let Ok(d) = driver() else { return Ok(()) };
+    let new = Options::read(setting).map_err(|_| Code::InvalidValue)?;
+    if new.checks() && !d.options().checks() {
+        return Err(Code::IllegalState);
+    }
+    *d.options.write().unwrap_or_else(PoisonError::into_inner) = new;
+    Ok(())
+}
+
 /// Everything.
 pub(crate) struct Driver {
     pub gpu: Gpu,
@@ -84,8 +101,8 @@ static DRIVER: OnceLock<Result<Driver, Code>> = OnceLock::new();
 
 impl Driver {
     fn new() -> Result<Self, (Code, String)> {
-        let options = Options::from_environment().map_err(|e| (Code::InvalidValue, e))?;
-        let gpu = Gpu::from_environment().map_err(|e| (Code::NoDevice, e))?;
+        let options = Options::read(setting).map_err(|e| (Code::InvalidValue, e))?;
+        let gpu = Gpu::chosen(setting("INP_EMULATED_GPU")).map_err(|e| (Code::NoDevice, e))?;
         let memory = Memory::new(gpu.memory).map_err(|c| {
             (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory))
         })?;
@@ -93,7 +110,7 @@ impl Driver {
             memory.watch().map_err(|c| (c, "the checkers' memory cannot be reserved".to_owned()))?;
         }
         Ok(Self {
-            log: Log::from_environment(),
+            log: Log::new(),
             gpu,
             options: RwLock::new(options),
             memory: Arc::new(memory),

@@ -7,6 +7,7 @@ use std::ffi::{c_char, c_void};
 const TABLES: &[&[(&str, *const ())]] = &[
     super::capture::SYMBOLS,
     super::context::SYMBOLS,
+    super::control::SYMBOLS,
     super::copy::SYMBOLS,
     super::device::SYMBOLS,
     super::event::SYMBOLS,

@@ -1,0 +1,289 @@
+//! A GPU: its primary context, its limits, its loaded kernels.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::sync::{Arc, Mutex};
+
+use bytemuck::Pod;
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUjit_option_enum as Jit};
+
+use super::buffer::{Arena, Buffer, Memory, Pinned};
+use super::driver::{check, init, is_emulated, load_emulated};
+use super::image::{IMAGES, Image, choose};
+use super::kernel::{Function, Kernel};
+use super::stream::{Event, Stream};
+use crate::error::{Error, Result};
+
+/// A GPU from sm_80 on. Cheap to clone; clones share the context, the first stream and the loaded kernels.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    ordinal: usize,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    name: String,
+    arch: u32,
+    sms: u32,
+    shared_optin: u32,
+    emulated: bool,
+    blocking: bool,
+    /// By the address of their PTX.
+    modules: Mutex<HashMap<usize, sys::CUmodule>>,
+    kernels: Mutex<HashMap<(usize, String), Arc<Function>>>,
+}
+
+// SAFETY: handles of the driver API may be used from any thread.
+unsafe impl Send for Inner {}
+// SAFETY: as above; what changes lies behind mutexes.
+unsafe impl Sync for Inner {}
+
+/// Number of GPUs that the driver finds.
+pub fn count() -> Result<usize> {
+    init()?;
+    let mut n = 0;
+    // SAFETY: the pointer is to a local.
+    check(unsafe { sys::cuDeviceGetCount(&mut n) }, || "counting GPUs".into())?;
+    Ok(n as usize)
+}
+
+impl Gpu {
+    /// GPU number `ordinal` of the driver's.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let n = count()?;
+        if ordinal >= n {
+            let there = if n == 1 {
+                "the only GPU is cuda:0".into()
+            } else {
+                format!("there are cuda:0 to cuda:{}", n.max(1) - 1)
+            };
+            return Err(Error::Device(format!("there is no cuda:{ordinal}: {there}")));
+        }
+        let what = || format!("opening cuda:{ordinal}");
+        let (mut device, mut context) = (0, std::ptr::null_mut());
+        let mut name = [0; 128];
+        // SAFETY: the pointers are to locals, and the name's length is that of its buffer.
+        unsafe {
+            check(sys::cuDeviceGet(&mut device, ordinal as i32), what)?;
+            check(sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32 - 1, device), what)?;
+        }
+        // SAFETY: the last byte is zero.
+        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+        let attribute = |a| {
+            let mut x = 0;
+            // SAFETY: the pointer is to a local.
+            check(unsafe { sys::cuDeviceGetAttribute(&mut x, a, device) }, what).map(|()| x as u32)
+        };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let arch = 10 * major + attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        if arch < 80 {
+            return Err(Error::Device(format!(
+                "cuda:{ordinal} ({name}) is too old: it is sm_{arch}, and these kernels need sm_80 (Ampere) or newer"
+            )));
+        }
+        let sms = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared_optin = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        // SAFETY: the pointer is to a local; `Inner::drop` releases what is retained here.
+        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, what)?;
+        let mut inner = Inner {
+            ordinal,
+            device,
+            context,
+            stream: std::ptr::null_mut(),
+            name,
+            arch,
+            sms,
+            shared_optin,
+            emulated: is_emulated(),
+            blocking: std::env::var_os("INP_CUDA_BLOCKING").is_some_and(|v| v == "1"),
+            modules: Mutex::default(),
+            kernels: Mutex::default(),
+        };
+        inner.bind()?;
+        inner.stream = super::stream::create()?;
+        Ok(Self(Arc::new(inner)))
+    }
+    /// The emulator's GPU (that which `INP_EMULATED_GPU` names, an H100 by default), in this process.
+    pub fn emulated() -> Result<Self> {
+        load_emulated()?;
+        Self::open(0)
+    }
+    /// Loads the emulator as this process's driver and gives its settings values; then [`Gpu::emulated`] opens its GPU.
+    pub fn emulated_with(settings: &[(&str, &str)]) -> Result<Self> {
+        load_emulated()?;
+        settings.iter().try_for_each(|(name, value)| super::driver::set_emulated(name, value))?;
+        Self::emulated()
+    }
+    /// Number of the device: N of `cuda:N`.
+    pub fn ordinal(&self) -> usize {
+        self.0.ordinal
+    }
+    /// What the driver calls it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+    /// Architecture: 80 is sm_80.
+    pub fn arch(&self) -> u32 {
+        self.0.arch
+    }
+    /// Streaming multiprocessors.
+    pub fn sms(&self) -> u32 {
+        self.0.sms
+    }
+    /// Most bytes of shared memory that a block can have.
+    pub fn shared_optin(&self) -> u32 {
+        self.0.shared_optin
+    }
+    /// Whether the driver is the emulator.
+    pub fn is_emulated(&self) -> bool {
+        self.0.emulated
+    }
+    /// Whether every launch is waited for (`INP_CUDA_BLOCKING=1`), so that an error names its kernel.
+    pub(super) fn is_blocking(&self) -> bool {
+        self.0.blocking
+    }
+    /// Bytes of device memory: free, and in all.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the pointers are to locals.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, || "asking for free memory".into())?;
+        Ok((free, total))
+    }
+    /// Makes the context this thread's.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.0.bind()
+    }
+    /// The first stream.
+    pub fn stream(&self) -> Stream {
+        Stream::borrowed(self, self.0.stream)
+    }
+    /// Another stream.
+    pub fn new_stream(&self) -> Result<Stream> {
+        self.bind()?;
+        Ok(Stream::owned(self, super::stream::create()?))
+    }
+    /// An event that can take times.
+    pub fn event(&self) -> Result<Event> {
+        Event::new(self, true)
+    }
+    /// Waits until the device has done all.
+    pub fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        // SAFETY: takes no pointer.
+        check(unsafe { sys::cuCtxSynchronize() }, || format!("waiting for cuda:{}", self.ordinal()))
+    }
+    /// Device memory with what is in `data`.
+    pub fn upload<T: Pod>(&self, data: &[T]) -> Result<Buffer<T>> {
+        let buffer = self.uninit(data.len())?;
+        buffer.upload(&self.stream(), data)?;
+        Ok(buffer)
+    }
+    /// Device memory full of zero bytes.
+    pub fn zeros<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
+        let (buffer, stream) = (self.uninit(len)?, self.stream());
+        buffer.fill(&stream, 0)?;
+        stream.synchronize()?;
+        Ok(buffer)
+    }
+    /// Device memory that nobody wrote.
+    pub fn uninit<T: Pod>(&self, len: usize) -> Result<Buffer<T>> {
+        let memory = Memory::new(self, len.saturating_mul(size_of::<T>()))?;
+        Ok(Buffer::new(Arc::new(memory), 0, len))
+    }
+    /// Page-locked host memory, zeroed.
+    pub fn pinned<T: Pod>(&self, len: usize) -> Result<Pinned<T>> {
+        Pinned::new(self, len)
+    }
+    /// What `f` takes from an arena, all in one allocation. `f` runs twice, first to see how much it takes.
+    pub fn arena<R>(&self, f: impl Fn(&mut Arena) -> Result<R>) -> Result<R> {
+        let bytes = self.measure(&f)?;
+        f(&mut Arena::new(Arc::new(Memory::new(self, bytes)?)))
+    }
+    /// Bytes that `f` takes from an arena. Its buffers have no memory yet.
+    pub fn measure<R>(&self, f: impl Fn(&mut Arena) -> Result<R>) -> Result<usize> {
+        let mut dry = Arena::new(Arc::new(Memory::none(self)));
+        f(&mut dry)?;
+        Ok(dry.used())
+    }
+    /// An embedded kernel, ready to launch.
+    pub fn kernel(&self, name: &str) -> Result<Kernel> {
+        self.kernel_of(IMAGES, name)
+    }
+    /// As [`Gpu::kernel`], from any table.
+    pub fn kernel_of(&self, images: &'static [Image], name: &str) -> Result<Kernel> {
+        let Some((image, machine)) = choose(images, name, self.arch()) else {
+            return Err(Error::Device(match images.is_empty() {
+                true => "this build holds no CUDA kernels, as there was no nvcc: run tools/install-cuda-toolkit and \
+                         build again"
+                    .into(),
+                false => format!("this build has no kernel {name} for sm_{}", self.arch()),
+            }));
+        };
+        let key = (image.ptx.as_ptr() as usize, name.to_owned());
+        let mut kernels = self.0.kernels.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(k) = kernels.get(&key) {
+            return Ok(Kernel::new(self, k.clone()));
+        }
+        // The emulator runs the PTX that the machine code was assembled from.
+        let module = self.module(image, machine && !self.is_emulated())?;
+        let function = Arc::new(Function::load(module, name, self.shared_optin())?);
+        kernels.insert(key, function.clone());
+        Ok(Kernel::new(self, function))
+    }
+    /// Loads an image, once: its machine code, or its PTX.
+    fn module(&self, image: &'static Image, machine: bool) -> Result<sys::CUmodule> {
+        let mut modules = self.0.modules.lock().unwrap_or_else(|e| e.into_inner());
+        let key = image.ptx.as_ptr() as usize;
+        if let Some(m) = modules.get(&key) {
+            return Ok(*m);
+        }
+        self.bind()?;
+        let mut module = std::ptr::null_mut();
+        let mut log = vec![0u8; 8192];
+        let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
+        let ptx = CString::new(image.ptx)
+            .map_err(|_| Error::Device(format!("{}: PTX with a zero byte", image.stem)))?;
+        let data = if machine { image.cubin.as_ptr().cast::<c_void>() } else { ptx.as_ptr().cast() };
+        // SAFETY: machine code says its size, PTX ends with zero; two options with the log's place and size.
+        let code = unsafe {
+            sys::cuModuleLoadDataEx(&mut module, data, 2, options.as_mut_ptr(), values.as_mut_ptr())
+        };
+        check(code, || {
+            let form = if machine { "machine code" } else { "PTX" };
+            let said = String::from_utf8_lossy(&log);
+            let said = said.trim_end_matches('\0').trim();
+            let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
+            format!("loading the {form} of {} for sm_{}{said}", image.stem, image.arch)
+        })?;
+        modules.insert(key, module);
+        Ok(module)
+    }
+}
+
+impl Inner {
+    fn bind(&self) -> Result<()> {
+        // SAFETY: the context is retained as long as `self` lives.
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, || format!("using cuda:{}", self.ordinal))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.bind().is_ok() {
+            let modules = self.modules.get_mut().unwrap_or_else(|e| e.into_inner());
+            // SAFETY: what holds a kernel, a stream or a buffer holds the GPU, so that none is left. Errors of a lost
+            // context have been said before.
+            unsafe {
+                modules.values().for_each(|m| _ = sys::cuModuleUnload(*m));
+                if !self.stream.is_null() {
+                    sys::cuStreamDestroy_v2(self.stream);
+                }
+            }
+        }
+        // SAFETY: retained once in `open`.
+        unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+    }
+}
