@@ -22,6 +22,7 @@ mod parse;
 mod round;
 mod select;
 mod sparse;
+mod speed;
 mod syntax;
 mod tensor;
 mod video;
