@@ -1,6 +1,7 @@
-//! `cargo bench -p inp-cuda-emulator`: GFLOP/s and lane instructions a second of a vision transformer's kernels, and its
+//! `cargo bench -p inp-cuda-emulator [-- KERNEL [WAY]]`: GFLOP/s and lane instructions a second of a vision transformer's kernels, and its
 //! forward pass at 392 pixels: ten blocks that attend over all tokens and eight that do not, as a decoder's do.
 
+#[allow(dead_code)] // The test has other uses of it.
 #[path = "../tests/speed/vit.rs"]
 mod vit;
 
@@ -19,16 +20,18 @@ fn best(mut f: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    let only = std::env::args().nth(1).filter(|a| !a.starts_with("--")).unwrap_or_default();
+    let mut words = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
+    let [only, way] = [(); 2].map(|()| words.next().unwrap_or_default());
     let with = |threads: usize, base: Options| Options { threads: Some(threads), ..base };
     let count = Options { count: true, ..Options::default() };
-    let ways = [
+    let mut ways = vec![
         ("1 thread", with(1, Options::default())),
         ("2 threads", with(2, Options::default())),
         ("1, counters", with(1, count.clone())),
         ("1, checkers", with(1, Options::all())),
         ("2, checkers", with(2, Options::all())),
     ];
+    ways.retain(|w| w.0.contains(&way));
     let mut v = Vit::new(SMALL);
     println!("{:10} {:12} {:>9} {:>9} {:>13}", "kernel", "way", "ms", "GFLOP/s", "G lane inst/s");
     let names = ["qkv", "expand", "reduce", "attention", "layernorm"];

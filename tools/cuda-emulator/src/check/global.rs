@@ -10,6 +10,10 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 
 /// Words of four bytes; a cell for each: last write, two last readers, and their instructions with the launch's number.
 const WORDS: usize = 4;
+/// Words of a granule: while all of it is accessed at once, its first cell stands for all.
+const GRANULE: u64 = 4;
+/// In a granule's first write: that cell stands for all.
+const WHOLE: u64 = 1;
 
 /// The shadows of one device.
 pub struct Shadow {
@@ -117,6 +121,23 @@ impl Shadow {
         // SAFETY: as above, four words of one cell.
         std::array::from_fn(|i| unsafe { &*p.add(i) })
     }
+    /// Whether a granule's first cell stands for all, or may from now on: nobody has touched it in this launch.
+    fn whole(&self, launch: u16, first: u64) -> bool {
+        let fresh = |c: &[&AtomicU64; WORDS]| (c[3].load(Relaxed) >> 48) as u16 != launch;
+        let cell = self.cell(first);
+        if !fresh(&cell) {
+            return cell[0].load(Relaxed) & WHOLE != 0;
+        }
+        (1..GRANULE).all(|i| fresh(&self.cell(first + i)))
+    }
+    /// From now on a granule's cells differ.
+    fn split(&self, first: u64) {
+        let from = self.cell(first);
+        from[0].fetch_and(!WHOLE, Relaxed);
+        for i in 1..GRANULE {
+            self.cell(first + i).iter().zip(from).for_each(|(to, x)| to.store(x.load(Relaxed), Relaxed));
+        }
+    }
     /// Remembers an access; the first earlier one of this launch that it races with.
     pub fn race(&self, clocks: &Clocks, me: Me, a: &Access, at: u64) -> Option<Party> {
         let (reads, writes) = match a.kind {
@@ -124,66 +145,104 @@ impl Shadow {
             Kind::Write | Kind::AsyncWrite => (false, true),
             Kind::Atomic | Kind::Barrier => (true, true),
         };
-        let (first, end) = (at - self.base, (at - self.base + u64::from(a.bytes)).min(self.bytes));
+        let (begin, end) = (at - self.base, (at - self.base + u64::from(a.bytes)).min(self.bytes));
+        let (clock, strong) = (clocks.own(me.thread), strong(a));
+        let mine = Record { block: me.block, thread: me.thread, clock, bytes: 0xf, strong };
+        let visit = Visit { clocks, me, mine, reads, writes };
         let mut found = None;
-        for word in first / 4..end.div_ceil(4) {
-            let from = first.saturating_sub(word * 4).min(3);
-            let to = (end - word * 4).min(4);
-            let bytes = (0xf << from & ((1 << to) - 1)) as u8;
-            let mine = Record {
-                block: me.block,
-                thread: me.thread,
-                clock: clocks.own(me.thread),
-                bytes,
-                strong: strong(a),
-            };
-            let [w, r1, r2, info] = self.cell(word);
-            let old = info.load(Relaxed);
-            let fresh = (old >> 48) as u16 != me.launch;
-            let load =
-                |x: &AtomicU64| if fresh { Record::default() } else { Record::unpack(x.load(Relaxed)) };
-            let (mut by_write, mut by_read) = ((old >> 24 & 0xff_ffff) as Id, (old & 0xff_ffff) as Id);
-            let written = load(w);
-            let read = [load(r1), load(r2)];
-            let clash = |r: &Record| {
-                r.bytes & mine.bytes != 0
-                    && !(r.strong && mine.strong)
-                    && !knows(clocks, &me, r)
-                    && !(by_write == me.id && writes && !reads && r.same_warp(&mine) && r.clock == mine.clock)
-            };
-            if found.is_none() {
-                if clash(&written) {
-                    let how = if writes {
-                        super::TWO_WRITES
-                    } else {
-                        "a read and an earlier write that nothing orders"
-                    };
-                    found = Some(Party { id: by_write, block: written.block, thread: written.thread, how });
-                } else if writes && let Some(r) = read.iter().find(|r| clash(r)) {
-                    let how = "a write and an earlier read that nothing orders";
-                    found = Some(Party { id: by_read, block: r.block, thread: r.thread, how });
-                }
+        let mut word = begin / 4;
+        while word < end.div_ceil(4) {
+            let first = word / GRANULE * GRANULE;
+            let all = begin <= first * 4 && (first + GRANULE) * 4 <= end;
+            let whole = self.whole(visit.me.launch, first);
+            if all && whole {
+                let hit = visit.cell(self.cell(first), 0xf, WHOLE, found.is_none());
+                found = found.or(hit);
+                word = first + GRANULE;
+                continue;
             }
-            if writes {
-                w.store(mine.pack(), Relaxed);
-                by_write = me.id;
-                if fresh || !reads {
-                    r1.store(0, Relaxed);
-                    r2.store(0, Relaxed);
-                }
-            } else {
-                if fresh {
-                    w.store(0, Relaxed);
-                    r2.store(0, Relaxed);
-                } else if read[0].bytes != 0 && !knows(clocks, &me, &read[0]) {
-                    r2.store(read[0].pack(), Relaxed);
-                }
-                r1.store(mine.pack(), Relaxed);
-                by_read = me.id;
+            if whole {
+                self.split(first);
             }
-            let ids = u64::from(by_write & 0xff_ffff) << 24 | u64::from(by_read & 0xff_ffff);
-            info.store(u64::from(me.launch) << 48 | ids, Relaxed);
+            let last = (first + GRANULE).min(end.div_ceil(4));
+            for word in word..last {
+                let from = begin.saturating_sub(word * 4).min(3);
+                let to = (end - word * 4).min(4);
+                let bytes = (0xf << from & ((1 << to) - 1)) as u8;
+                let hit = visit.cell(self.cell(word), bytes, 0, found.is_none());
+                found = found.or(hit);
+            }
+            if all && writes && !reads {
+                self.cell(first)[0].fetch_or(WHOLE, Relaxed);
+            }
+            word = last;
         }
+        found
+    }
+}
+
+/// An access as all its cells see it.
+struct Visit<'a> {
+    clocks: &'a Clocks,
+    me: Me,
+    mine: Record,
+    reads: bool,
+    writes: bool,
+}
+impl Visit<'_> {
+    /// Remembers the access in a cell, `bytes` of it; the first earlier one that it races with, if that is asked. `whole`
+    /// is what the cell's write is marked with.
+    #[inline(always)]
+    fn cell(&self, cell: [&AtomicU64; WORDS], bytes: u8, whole: u64, ask: bool) -> Option<Party> {
+        let Self { clocks, me, reads, writes, .. } = self;
+        let (reads, writes) = (*reads, *writes);
+        let mine = Record { bytes, ..self.mine };
+        let [w, r1, r2, info] = cell;
+        let old = info.load(Relaxed);
+        let fresh = (old >> 48) as u16 != me.launch;
+        let load = |x: &AtomicU64| if fresh { Record::default() } else { Record::unpack(x.load(Relaxed)) };
+        let (mut by_write, mut by_read) = ((old >> 24 & 0xff_ffff) as Id, (old & 0xff_ffff) as Id);
+        let written = load(w);
+        let read = [load(r1), load(r2)];
+        let clash = |r: &Record| {
+            r.bytes & mine.bytes != 0
+                && !(r.strong && mine.strong)
+                && !knows(clocks, me, r)
+                && !(by_write == me.id && writes && !reads && r.same_warp(&mine) && r.clock == mine.clock)
+        };
+        let mut found = None;
+        if ask {
+            if clash(&written) {
+                let how = if writes {
+                    super::TWO_WRITES
+                } else {
+                    "a read and an earlier write that nothing orders"
+                };
+                found = Some(Party { id: by_write, block: written.block, thread: written.thread, how });
+            } else if writes && let Some(r) = read.iter().find(|r| clash(r)) {
+                let how = "a write and an earlier read that nothing orders";
+                found = Some(Party { id: by_read, block: r.block, thread: r.thread, how });
+            }
+        }
+        if writes {
+            w.store(mine.pack() | whole, Relaxed);
+            by_write = me.id;
+            if fresh || !reads {
+                r1.store(0, Relaxed);
+                r2.store(0, Relaxed);
+            }
+        } else {
+            if fresh {
+                w.store(whole, Relaxed);
+                r2.store(0, Relaxed);
+            } else if read[0].bytes != 0 && !knows(clocks, me, &read[0]) {
+                r2.store(read[0].pack(), Relaxed);
+            }
+            r1.store(mine.pack(), Relaxed);
+            by_read = me.id;
+        }
+        let ids = u64::from(by_write & 0xff_ffff) << 24 | u64::from(by_read & 0xff_ffff);
+        info.store(u64::from(me.launch) << 48 | ids, Relaxed);
         found
     }
 }
@@ -197,7 +256,7 @@ fn knows(clocks: &Clocks, me: &Me, r: &Record) -> bool {
     }
 }
 
-/// An access remembered in 64 bits: clock 24, block 24, thread 10, bytes 4, strong 1.
+/// An access remembered in 64 bits: clock 24, block 24, thread 10, bytes 4, strong 1, and one for [`WHOLE`].
 #[derive(Clone, Copy, Default)]
 struct Record {
     block: u32,

@@ -24,87 +24,151 @@ struct Record {
     flying: bool,
 }
 
+/// Bytes of a granule: while all of it is accessed at once, one cell stands for it.
+const GRANULE: usize = 16;
+/// Cells of a granule.
+const CELLS: usize = GRANULE / 2;
+
 /// The shadow of a block's shared memory.
 pub struct Shadow {
+    /// A cell for each granule that is not split.
+    whole: Vec<Cell>,
+    split: Vec<bool>,
+    /// Cells of two bytes, of granules that are.
     cells: Vec<Cell>,
     /// A bit for each byte that was written.
     written: Vec<u8>,
     bytes: u32,
 }
 
+/// An access as all its cells see it.
+struct Visit<'a> {
+    clocks: &'a Clocks,
+    me: Record,
+    reads: bool,
+    writes: bool,
+}
+impl Visit<'_> {
+    /// Remembers the access in a cell, `bytes` of it; the first earlier one that it races with, if that is asked.
+    #[inline(always)]
+    fn cell(&self, cell: &mut Cell, bytes: u8, ask: bool) -> Option<Party> {
+        let (reads, writes, thread) = (self.reads, self.writes, u32::from(self.me.thread));
+        let me = Record { bytes, ..self.me };
+        let clash = |r: &Record| {
+            r.bytes & me.bytes != 0
+                && !(r.strong && me.strong)
+                && (r.flying || !self.clocks.knows(thread, u32::from(r.thread), r.clock))
+                // Lanes of one instruction that write the same bytes: one of them wins, nothing is torn.
+                && !(r.id == me.id && r.thread / 32 == me.thread / 32 && r.clock == me.clock && writes && !reads)
+        };
+        let mut found = None;
+        if ask {
+            let hit = |r: &Record, how| Party { id: r.id, block: 0, thread: u32::from(r.thread), how };
+            if clash(&cell.write) {
+                let how = match (cell.write.flying, writes) {
+                    (true, _) => "an asynchronous copy has not been waited for",
+                    (_, true) => super::TWO_WRITES,
+                    _ => "a read and an earlier write that nothing orders",
+                };
+                found = Some(hit(&cell.write, how));
+            } else if writes && let Some(r) = cell.reads.iter().find(|r| clash(r)) {
+                found = Some(hit(r, "a write and an earlier read that nothing orders"));
+            }
+        }
+        if writes {
+            cell.write = me;
+            if !reads {
+                cell.reads = [Record::default(); 2];
+            }
+        } else {
+            let [first, second] = &mut cell.reads;
+            if first.bytes != 0
+                && first.thread != me.thread
+                && !self.clocks.knows(thread, u32::from(first.thread), first.clock)
+            {
+                *second = *first;
+            }
+            *first = me;
+        }
+        found
+    }
+}
+
 impl Shadow {
     /// Nothing has happened yet.
     pub fn new(bytes: u32, races: bool, writes: bool) -> Self {
-        let cells = if races { bytes.div_ceil(2) as usize } else { 0 };
+        let granules = if races { (bytes as usize).div_ceil(GRANULE) } else { 0 };
         let written = if writes { bytes.div_ceil(8) as usize } else { 0 };
-        Self { cells: vec![Cell::default(); cells], written: vec![0; written], bytes }
+        Self {
+            whole: vec![Cell::default(); granules],
+            split: vec![false; granules],
+            cells: vec![Cell::default(); granules * CELLS],
+            written: vec![0; written],
+            bytes,
+        }
+    }
+    /// The bytes of a range, as places in `written` and bits there.
+    fn bits(&self, at: u64, bytes: u32) -> impl Iterator<Item = (usize, u8)> + use<> {
+        let std::ops::Range { mut start, end } = self.range(at, bytes);
+        std::iter::from_fn(move || {
+            let (place, first) = (start / 8, start % 8);
+            let n = (8 - first).min(end.saturating_sub(start));
+            start += n;
+            (n > 0).then(|| (place, (0xff >> (8 - n) << first) as u8))
+        })
     }
     /// Whether all the bytes were written.
     pub fn initialised(&self, at: u64, bytes: u32) -> bool {
-        self.range(at, bytes).all(|b| self.written[b / 8] >> (b % 8) & 1 == 1)
+        self.bits(at, bytes).all(|(place, bits)| self.written[place] & bits == bits)
     }
     /// The bytes are written.
     pub fn initialise(&mut self, at: u64, bytes: u32) {
-        for b in self.range(at, bytes) {
-            self.written[b / 8] |= 1 << (b % 8);
-        }
+        self.bits(at, bytes).for_each(|(place, bits)| self.written[place] |= bits);
     }
     fn range(&self, at: u64, bytes: u32) -> std::ops::Range<usize> {
         let end = (at + u64::from(bytes)).min(u64::from(self.bytes));
         at.min(end) as usize..end as usize
     }
+    /// From now on a granule's cells differ.
+    fn split(&mut self, granule: usize) -> &mut [Cell] {
+        let cells = &mut self.cells[granule * CELLS..][..CELLS];
+        if !self.split[granule] {
+            self.split[granule] = true;
+            cells.fill(self.whole[granule]);
+        }
+        cells
+    }
     /// Remembers an access; the first earlier one that it races with.
     pub fn race(&mut self, clocks: &Clocks, id: Id, thread: u32, a: &Access, at: u64) -> Option<Party> {
         let range = self.range(at, a.bytes);
-        let clock = clocks.own(thread);
         let (reads, writes) = match a.kind {
             Kind::Read | Kind::AsyncRead => (true, false),
             Kind::Write | Kind::AsyncWrite => (false, true),
             Kind::Atomic | Kind::Barrier => (true, true),
         };
-        let flying = a.kind == Kind::AsyncWrite;
-        let mut me = Record { clock, id, thread: thread as u16, bytes: 0, strong: strong(a), flying };
+        let (clock, flying) = (clocks.own(thread), a.kind == Kind::AsyncWrite);
+        let me = Record { clock, id, thread: thread as u16, bytes: 3, strong: strong(a), flying };
+        let visit = Visit { clocks, me, reads, writes };
         let mut found = None;
-        for c in range.start / 2..range.end.div_ceil(2) {
-            let cell = &mut self.cells[c];
-            me.bytes = 3 << range.start.saturating_sub(2 * c).min(1) & 3;
-            if range.end < 2 * c + 2 {
-                me.bytes &= 1;
+        for granule in range.start / GRANULE..range.end.div_ceil(GRANULE) {
+            let first = granule * GRANULE;
+            let part = range.start.max(first) - first..range.end.min(first + GRANULE) - first;
+            if part.len() == GRANULE && !self.split[granule] {
+                let hit = visit.cell(&mut self.whole[granule], 3, found.is_none());
+                found = found.or(hit);
+                continue;
             }
-            let clash = |r: &Record| {
-                r.bytes & me.bytes != 0
-                    && !(r.strong && me.strong)
-                    && (r.flying || !clocks.knows(thread, u32::from(r.thread), r.clock))
-                    // Lanes of one instruction that write the same bytes: one of them wins, nothing is torn.
-                    && !(r.id == id && r.thread / 32 == me.thread / 32 && r.clock == clock && writes && !reads)
-            };
-            if found.is_none() {
-                let hit = |r: &Record, how| Party { id: r.id, block: 0, thread: u32::from(r.thread), how };
-                if clash(&cell.write) {
-                    let how = match (cell.write.flying, writes) {
-                        (true, _) => "an asynchronous copy has not been waited for",
-                        (_, true) => super::TWO_WRITES,
-                        _ => "a read and an earlier write that nothing orders",
-                    };
-                    found = Some(hit(&cell.write, how));
-                } else if writes && let Some(r) = cell.reads.iter().find(|r| clash(r)) {
-                    found = Some(hit(r, "a write and an earlier read that nothing orders"));
+            for (c, cell) in self.split(granule).iter_mut().enumerate() {
+                let low = u8::from(part.contains(&(2 * c)));
+                let high = u8::from(part.contains(&(2 * c + 1)));
+                if low | high != 0 {
+                    let hit = visit.cell(cell, low | high << 1, found.is_none());
+                    found = found.or(hit);
                 }
             }
-            if writes {
-                cell.write = me;
-                if !reads {
-                    cell.reads = [Record::default(); 2];
-                }
-            } else {
-                let [first, second] = &mut cell.reads;
-                if first.bytes != 0
-                    && first.thread != me.thread
-                    && !clocks.knows(thread, u32::from(first.thread), first.clock)
-                {
-                    *second = *first;
-                }
-                *first = me;
+            if part.len() == GRANULE && writes && !reads {
+                self.split[granule] = false;
+                self.whole[granule] = self.cells[granule * CELLS];
             }
         }
         found
@@ -113,8 +177,15 @@ impl Shadow {
     pub fn landed(&mut self, clocks: &Clocks, thread: u32, at: u64, bytes: u32) {
         let range = self.range(at, bytes);
         let clock = clocks.own(thread);
-        for cell in &mut self.cells[range.start / 2..range.end.div_ceil(2)] {
-            if cell.write.flying && u32::from(cell.write.thread) == thread {
+        for granule in range.start / GRANULE..range.end.div_ceil(GRANULE) {
+            let first = granule * GRANULE;
+            let part = range.start.max(first) - first..range.end.min(first + GRANULE) - first;
+            let cells = if part.len() == GRANULE && !self.split[granule] {
+                std::slice::from_mut(&mut self.whole[granule])
+            } else {
+                &mut self.split(granule)[part.start / 2..part.end.div_ceil(2)]
+            };
+            for cell in cells.iter_mut().filter(|c| c.write.flying && u32::from(c.write.thread) == thread) {
                 cell.write.flying = false;
                 cell.write.clock = clock;
             }

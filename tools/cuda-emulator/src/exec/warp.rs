@@ -114,6 +114,13 @@ impl Warp {
     pub fn r32_mut(&mut self, slot: u32) -> &mut L32 {
         &mut self.r32[self.base[0] + slot as usize]
     }
+    /// Where a 32-bit register is, until the frame changes.
+    #[inline(always)]
+    pub fn r32_at(&mut self, slot: u32) -> *mut L32 {
+        let n = self.base[0] + slot as usize;
+        assert!(n < self.r32.len());
+        self.r32.as_mut_ptr().wrapping_add(n)
+    }
     /// A 64-bit register.
     #[inline(always)]
     pub fn r64(&self, slot: u32) -> &L64 {

@@ -54,7 +54,8 @@ impl Vit {
             p.functions[kernel].params.len()
         });
         // Triton's scratch pointers come last.
-        let args: Vec<Arg> = args.iter().cloned().chain(std::iter::repeat(0u64.into())).take(params).collect();
+        let args: Vec<Arg> =
+            args.iter().cloned().chain(std::iter::repeat(0u64.into())).take(params).collect();
         let report = self.machine.launch(kernel, grid, threads, shared, &args);
         report.ok();
         report
@@ -63,7 +64,8 @@ impl Vit {
     /// adds to y.
     pub fn linear(&self, kernel: &str, x: u64, y: u64, n: u32, k: u32) -> Report {
         let m = self.size.tokens;
-        let args = [x.into(), self.weights.into(), self.vector.into(), y.into(), m.into(), n.into(), k.into()];
+        let args =
+            [x.into(), self.weights.into(), self.vector.into(), y.into(), m.into(), n.into(), k.into()];
         self.go(kernel, (m.div_ceil(64), n / 128), 128, &args)
     }
     /// From q k v to what is attended.
@@ -78,7 +80,12 @@ impl Vit {
         let [x, normal, ..] = self.buffers;
         let Size { tokens: t, width: c } = self.size;
         let v = self.vector;
-        self.go("layernorm", (t, 1), 32, &[x.into(), v.into(), v.into(), normal.into(), c.into(), 1e-6f32.into()])
+        self.go(
+            "layernorm",
+            (t, 1),
+            32,
+            &[x.into(), v.into(), v.into(), normal.into(), c.into(), 1e-6f32.into()],
+        )
     }
     /// One launch as a block of the transformer makes it, by name; its multiply-adds count twice in what is returned.
     pub fn launch(&self, kernel: &str) -> (Report, f64) {
@@ -106,7 +113,8 @@ impl Vit {
     /// The input and the output of the first product, `q k v`, with its weights and biases: rows are tokens.
     pub fn first(&self) -> [Vec<f32>; 4] {
         let Size { tokens: t, width: c } = self.size;
-        let read = |at, n: u32| self.machine.read::<bf16>(at, n as usize).into_iter().map(bf16::to_f32).collect();
+        let read =
+            |at, n: u32| self.machine.read::<bf16>(at, n as usize).into_iter().map(bf16::to_f32).collect();
         let bias = self.machine.read(self.vector, 3 * c as usize);
         [read(self.buffers[1], t * c), read(self.weights, 3 * c * c), bias, read(self.buffers[2], t * 3 * c)]
     }

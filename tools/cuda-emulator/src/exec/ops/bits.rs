@@ -107,50 +107,52 @@ fn funnel(s: &Scope, i: &Instr) -> Made {
     }
 }
 
-/// lop3: any function of three bits, by its table; with `.or`/`.and`, also a predicate `(d != 0) op q`.
-fn lop3(s: &Scope, i: &Instr) -> Made {
-    let Operand::Int(table) = *s.operand(i, 4)? else { return Err(wrong(i, "the table must be a constant")) };
-    let pick: [u32; 8] = std::array::from_fn(|n| if table >> n & 1 == 1 { !0 } else { 0 });
-    let f = move |a: u32, b: u32, c: u32| {
-        let (na, nb, nc) = (!a, !b, !c);
-        (pick[0] & na & nb & nc | pick[1] & na & nb & c | pick[2] & na & b & nc | pick[3] & na & b & c)
-            | (pick[4] & a & nb & nc | pick[5] & a & nb & c | pick[6] & a & b & nc | pick[7] & a & b & c)
-    };
-    let or = match (i.has("or"), i.has("and")) {
-        (false, false) => {
-            return match table & 0xff {
-                0xc0 => ternary(s, i, |a: u32, b: u32, _: u32| a & b),
-                0xfc => ternary(s, i, |a: u32, b: u32, _: u32| a | b),
-                0x3c => ternary(s, i, |a: u32, b: u32, _: u32| a ^ b),
-                0xea => ternary(s, i, |a: u32, b: u32, c: u32| a & b | c),
-                0x96 => ternary(s, i, |a: u32, b: u32, c: u32| a ^ b ^ c),
-                _ => ternary(s, i, f),
-            };
-        }
-        (or, _) => or,
-    };
-    let (d, p) = match s.operand(i, 0)? {
-        Operand::Pair(d, p) => (s.dst(i, d)?, s.dst(i, p)?),
-        _ => return Err(wrong(i, "the destination must be d|p")),
-    };
-    let Dst::Pred(p) = p else { return Err(wrong(i, "the second destination must be a predicate")) };
-    let (a, b, c) = (source::<u32>(s, i, 1)?, source::<u32>(s, i, 2)?, source::<u32>(s, i, 3)?);
-    let q = s.pred(i, s.operand(i, 5)?)?;
-    let d = match d {
-        Dst::R32(d) => Some(d),
-        Dst::Sink => None,
-        _ => return Err(wrong(i, "the destination must be a 32-bit register")),
-    };
-    Ok(exec(move |w, _, m| {
-        let (x, y, z) = (a.get(w), b.get(w), c.get(w));
-        let r: [u32; 32] = std::array::from_fn(|l| f(x.0[l], y.0[l], z.0[l]));
-        let set = compare::<u32>(&r, &[0; 32], |a, b| a != b);
-        let q = q.get(w);
-        w.set_pred(p, m, if or { set | q } else { set & q });
-        if let Some(d) = d {
-            u32::set(w, d, m, r);
-        }
-    }))
+simd! {
+    /// lop3: any function of three bits, by its table; with `.or`/`.and`, also a predicate `(d != 0) op q`.
+    fn lop3[](s: &Scope, i: &Instr) -> Made {
+        let Operand::Int(table) = *s.operand(i, 4)? else { return Err(wrong(i, "the table must be a constant")) };
+        let pick: [u32; 8] = std::array::from_fn(|n| if table >> n & 1 == 1 { !0 } else { 0 });
+        let f = move |a: u32, b: u32, c: u32| {
+            let (na, nb, nc) = (!a, !b, !c);
+            (pick[0] & na & nb & nc | pick[1] & na & nb & c | pick[2] & na & b & nc | pick[3] & na & b & c)
+                | (pick[4] & a & nb & nc | pick[5] & a & nb & c | pick[6] & a & b & nc | pick[7] & a & b & c)
+        };
+        let or = match (i.has("or"), i.has("and")) {
+            (false, false) => {
+                return match table & 0xff {
+                    0xc0 => ternary(s, i, |a: u32, b: u32, _: u32| a & b),
+                    0xfc => ternary(s, i, |a: u32, b: u32, _: u32| a | b),
+                    0x3c => ternary(s, i, |a: u32, b: u32, _: u32| a ^ b),
+                    0xea => ternary(s, i, |a: u32, b: u32, c: u32| a & b | c),
+                    0x96 => ternary(s, i, |a: u32, b: u32, c: u32| a ^ b ^ c),
+                    _ => ternary(s, i, f),
+                };
+            }
+            (or, _) => or,
+        };
+        let (d, p) = match s.operand(i, 0)? {
+            Operand::Pair(d, p) => (s.dst(i, d)?, s.dst(i, p)?),
+            _ => return Err(wrong(i, "the destination must be d|p")),
+        };
+        let Dst::Pred(p) = p else { return Err(wrong(i, "the second destination must be a predicate")) };
+        let (a, b, c) = (source::<u32>(s, i, 1)?, source::<u32>(s, i, 2)?, source::<u32>(s, i, 3)?);
+        let q = s.pred(i, s.operand(i, 5)?)?;
+        let d = match d {
+            Dst::R32(d) => Some(d),
+            Dst::Sink => None,
+            _ => return Err(wrong(i, "the destination must be a 32-bit register")),
+        };
+        Ok(exec(move |w, _, m| {
+            let (x, y, z) = (a.get(w), b.get(w), c.get(w));
+            let r: [u32; 32] = std::array::from_fn(|l| f(x.0[l], y.0[l], z.0[l]));
+            let set = compare::<u32>(&r, &[0; 32], |a, b| a != b);
+            let q = q.get(w);
+            w.set_pred(p, m, if or { set | q } else { set & q });
+            if let Some(d) = d {
+                u32::set(w, d, m, r);
+            }
+        }))
+    }
 }
 
 /// prmt: bytes of `b:a` by selectors.

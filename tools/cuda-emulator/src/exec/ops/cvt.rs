@@ -220,30 +220,32 @@ fn to_integral(v: f64, round: Round) -> f64 {
     }
 }
 
-fn general(s: &Scope, i: &Instr, d: Type, a: Type, how: How) -> Made {
-    let from = any(s, i, s.operand(i, 1)?, a)?;
-    let to = s.operand(i, 0)?;
-    let dst = s.dst(i, to)?;
-    let bits = match to {
-        Operand::Reg(r) => s.function.regs[*r as usize].bits(),
-        _ => 64,
-    };
-    if bits < d.bits() {
-        return Err(wrong(i, "the destination is too narrow"));
-    }
-    let mask = if bits == 64 { !0 } else { (1u64 << bits) - 1 };
-    Ok(exec(move |w, _, m| {
-        let x: [u64; 32] = match &from {
-            Any::W32(x) => x.get(w).0.map(u64::from),
-            Any::W64(x) => x.get(w).0,
+simd! {
+    fn general[](s: &Scope, i: &Instr, d: Type, a: Type, how: How) -> Made {
+        let from = any(s, i, s.operand(i, 1)?, a)?;
+        let to = s.operand(i, 0)?;
+        let dst = s.dst(i, to)?;
+        let bits = match to {
+            Operand::Reg(r) => s.function.regs[*r as usize].bits(),
+            _ => 64,
         };
-        let r = x.map(|x| store(load(x, a, how.ftz), a, d, how) & mask);
-        match dst {
-            Dst::R32(d) => u32::set(w, d, m, r.map(|r| r as u32)),
-            Dst::R64(d) => u64::set(w, d, m, r),
-            _ => {}
+        if bits < d.bits() {
+            return Err(wrong(i, "the destination is too narrow"));
         }
-    }))
+        let mask = if bits == 64 { !0 } else { (1u64 << bits) - 1 };
+        Ok(exec(move |w, _, m| {
+            let x: [u64; 32] = match &from {
+                Any::W32(x) => x.get(w).0.map(u64::from),
+                Any::W64(x) => x.get(w).0,
+            };
+            let r = x.map(|x| store(load(x, a, how.ftz), a, d, how) & mask);
+            match dst {
+                Dst::R32(d) => u32::set(w, d, m, r.map(|r| r as u32)),
+                Dst::R64(d) => u64::set(w, d, m, r),
+                _ => {}
+            }
+        }))
+    }
 }
 
 fn format(t: Type) -> Format {

@@ -240,29 +240,31 @@ pub(super) fn tanh(x: f32) -> f32 {
     if x.abs() < 1e-3 { small } else { r }
 }
 
-fn testp(s: &Scope, i: &Instr, t: Type) -> Made {
-    let Dst::Pred(p) = s.dst(i, s.operand(i, 0)?)? else {
-        return Err(wrong(i, "the destination must be a predicate"));
-    };
-    macro_rules! of {
-        ($t:ty) => {{
-            let a = source::<$t>(s, i, 1)?;
-            let f: fn($t) -> bool = match i.mods.first().map(String::as_str) {
-                Some("finite") => <$t>::is_finite,
-                Some("infinite") => <$t>::is_infinite,
-                Some("number") => |x| !x.is_nan(),
-                Some("notanumber") => <$t>::is_nan,
-                Some("normal") => <$t>::is_normal,
-                Some("subnormal") => <$t>::is_subnormal,
-                _ => return unsupported(i),
-            };
-            Ok(exec(move |w, _, m| {
-                let r = compare::<$t>(values::<$t>(&a, w), &[0; 32], |a, _| f(a));
-                w.set_pred(p, m, r);
-            }))
-        }};
+simd! {
+    fn testp[](s: &Scope, i: &Instr, t: Type) -> Made {
+        let Dst::Pred(p) = s.dst(i, s.operand(i, 0)?)? else {
+            return Err(wrong(i, "the destination must be a predicate"));
+        };
+        macro_rules! of {
+            ($t:ty) => {{
+                let a = source::<$t>(s, i, 1)?;
+                let f: fn($t) -> bool = match i.mods.first().map(String::as_str) {
+                    Some("finite") => <$t>::is_finite,
+                    Some("infinite") => <$t>::is_infinite,
+                    Some("number") => |x| !x.is_nan(),
+                    Some("notanumber") => <$t>::is_nan,
+                    Some("normal") => <$t>::is_normal,
+                    Some("subnormal") => <$t>::is_subnormal,
+                    _ => return unsupported(i),
+                };
+                Ok(exec(move |w, _, m| {
+                    let r = compare::<$t>(values::<$t>(&a, w), &[0; 32], |a, _| f(a));
+                    w.set_pred(p, m, r);
+                }))
+            }};
+        }
+        if t == Type::F32 { of!(f32) } else { of!(f64) }
     }
-    if t == Type::F32 { of!(f32) } else { of!(f64) }
 }
 
 /// Everything of f64.

@@ -237,34 +237,36 @@ macro_rules! carries {
 }
 carries! { u32, i32; u64, i64; }
 
-fn carry_of<T: Carry>(s: &Scope, i: &Instr, t: Type) -> Made {
-    let (takes, gives) = (i.op.ends_with('c'), i.has("cc"));
-    let (mad, sub) = (i.op.starts_with("mad"), i.op.starts_with("sub"));
-    let (high, signed) = (i.has("hi"), t.signed());
-    if mad && high == i.has("lo") {
-        return Err(wrong(i, "mad with carry takes .lo or .hi"));
+simd! {
+    fn carry_of[T: Carry](s: &Scope, i: &Instr, t: Type) -> Made {
+        let (takes, gives) = (i.op.ends_with('c'), i.has("cc"));
+        let (mad, sub) = (i.op.starts_with("mad"), i.op.starts_with("sub"));
+        let (high, signed) = (i.has("hi"), t.signed());
+        if mad && high == i.has("lo") {
+            return Err(wrong(i, "mad with carry takes .lo or .hi"));
+        }
+        let (d, a, b) = (target::<T>(s, i, 0)?, source::<T>(s, i, 1)?, source::<T>(s, i, 2)?);
+        let c = if mad { Some(source::<T>(s, i, 3)?) } else { None };
+        Ok(exec(move |w, _, m| {
+            let (x, y) = (values::<T>(&a, w), values::<T>(&b, w));
+            let z = c.as_ref().map(|c| values::<T>(c, w));
+            let (mut r, mut out) = ([T::default(); 32], 0);
+            for l in 0..32 {
+                let k = takes && w.carry >> l & 1 == 1;
+                let (v, o) = match z {
+                    Some(z) => z[l].add(x[l].mul(y[l], high, signed), k),
+                    None if sub => x[l].sub(y[l], k),
+                    None => x[l].add(y[l], k),
+                };
+                r[l] = v;
+                out |= u32::from(o) << l;
+            }
+            if gives {
+                w.carry = w.carry & !m | out & m;
+            }
+            if let Some(d) = d {
+                T::set(w, d, m, r);
+            }
+        }))
     }
-    let (d, a, b) = (target::<T>(s, i, 0)?, source::<T>(s, i, 1)?, source::<T>(s, i, 2)?);
-    let c = if mad { Some(source::<T>(s, i, 3)?) } else { None };
-    Ok(exec(move |w, _, m| {
-        let (x, y) = (values::<T>(&a, w), values::<T>(&b, w));
-        let z = c.as_ref().map(|c| values::<T>(c, w));
-        let (mut r, mut out) = ([T::default(); 32], 0);
-        for l in 0..32 {
-            let k = takes && w.carry >> l & 1 == 1;
-            let (v, o) = match z {
-                Some(z) => z[l].add(x[l].mul(y[l], high, signed), k),
-                None if sub => x[l].sub(y[l], k),
-                None => x[l].add(y[l], k),
-            };
-            r[l] = v;
-            out |= u32::from(o) << l;
-        }
-        if gives {
-            w.carry = w.carry & !m | out & m;
-        }
-        if let Some(d) = d {
-            T::set(w, d, m, r);
-        }
-    }))
 }

@@ -138,7 +138,7 @@ impl Scalar for f64 {
     }
 }
 
-/// Whether this CPU has what [`wide`] is compiled for.
+/// Whether this CPU has what [`simd`] compiles for.
 pub(super) fn fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -154,27 +154,35 @@ pub(super) fn fast() -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
-/// `f`, compiled for AVX2 and FMA where it is inlined.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-fn wide<R>(f: impl FnOnce() -> R) -> R {
-    f()
+/// A function that is compiled twice: for any CPU and for AVX2 with FMA, as are the closures written in it. The latter runs
+/// where it can. Generic parameters stand in brackets.
+macro_rules! simd {
+    ($(#[$doc:meta])* $v:vis fn $name:ident[$($g:ident: $bound:path),*]($($a:ident: $t:ty),* $(,)?) -> $r:ty $body:block) => {
+        $(#[$doc])*
+        $v fn $name<$($g: $bound),*>($($a: $t),*) -> $r {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+            fn for_avx2<$($g: $bound),*>($($a: $t),*) -> $r $body
+            fn for_any<$($g: $bound),*>($($a: $t),*) -> $r $body
+            #[cfg(target_arch = "x86_64")]
+            if $crate::exec::ops::lanes::fast() {
+                // SAFETY: `fast` saw the features.
+                return unsafe { for_avx2::<$($g),*>($($a),*) };
+            }
+            for_any::<$($g),*>($($a),*)
+        }
+    };
 }
+pub(super) use simd;
 
-/// Work that cannot fail and goes on to the next instruction, compiled for this CPU.
-pub(super) fn exec(f: impl Fn(&mut Warp, &mut Cta, Mask) + Send + Sync + 'static) -> Exec {
-    #[cfg(target_arch = "x86_64")]
-    if fast() {
-        return Box::new(move |w, c, m| {
-            // SAFETY: `fast` saw the features.
-            unsafe { wide(|| f(w, c, m)) };
+simd! {
+    /// Work that cannot fail and goes on to the next instruction.
+    pub(super) fn exec[](f: impl Fn(&mut Warp, &mut Cta, Mask) + Send + Sync + 'static) -> Exec {
+        Box::new(move |w, c, m| {
+            f(w, c, m);
             Ok::<_, Fault>(Flow::Next)
-        });
+        })
     }
-    Box::new(move |w, c, m| {
-        f(w, c, m);
-        Ok(Flow::Next)
-    })
 }
 
 /// Decoded work.
@@ -195,77 +203,85 @@ pub(super) fn target<D: Scalar>(s: &Scope, i: &Instr, n: usize) -> Result<Option
     D::W::dst(s, i, s.operand(i, n)?)
 }
 
-/// `d = f(a)`.
-pub(super) fn unary<A: Scalar, D: Scalar>(
-    s: &Scope,
-    i: &Instr,
-    f: impl Fn(A) -> D + Send + Sync + 'static,
-) -> Made {
-    let (d, a) = (target::<D>(s, i, 0)?, source::<A>(s, i, 1)?);
-    Ok(exec(move |w, _, m| {
-        let Some(d) = d else { return };
-        let x = values::<A>(&a, w);
-        let mut r = [D::W::default(); 32];
-        for l in 0..32 {
-            r[l] = f(A::from_word(x[l])).to_word();
-        }
-        D::W::set(w, d, m, r);
-    }))
+simd! {
+    /// `d = f(a)`.
+    pub(super) fn unary[A: Scalar, D: Scalar](
+        s: &Scope,
+        i: &Instr,
+        f: impl Fn(A) -> D + Send + Sync + 'static,
+    ) -> Made {
+        let (d, a) = (target::<D>(s, i, 0)?, source::<A>(s, i, 1)?);
+        Ok(exec(move |w, _, m| {
+            let Some(d) = d else { return };
+            let x = values::<A>(&a, w);
+            let mut r = [D::W::default(); 32];
+            for l in 0..32 {
+                r[l] = f(A::from_word(x[l])).to_word();
+            }
+            D::W::set(w, d, m, r);
+        }))
+    }
 }
-/// `d = f(a, b)`.
-pub(super) fn binary<A: Scalar, B: Scalar, D: Scalar>(
-    s: &Scope,
-    i: &Instr,
-    f: impl Fn(A, B) -> D + Send + Sync + 'static,
-) -> Made {
-    let (d, a, b) = (target::<D>(s, i, 0)?, source::<A>(s, i, 1)?, source::<B>(s, i, 2)?);
-    Ok(exec(move |w, _, m| {
-        let Some(d) = d else { return };
-        let (x, y) = (values::<A>(&a, w), values::<B>(&b, w));
-        let mut r = [D::W::default(); 32];
-        for l in 0..32 {
-            r[l] = f(A::from_word(x[l]), B::from_word(y[l])).to_word();
-        }
-        D::W::set(w, d, m, r);
-    }))
+simd! {
+    /// `d = f(a, b)`.
+    pub(super) fn binary[A: Scalar, B: Scalar, D: Scalar](
+        s: &Scope,
+        i: &Instr,
+        f: impl Fn(A, B) -> D + Send + Sync + 'static,
+    ) -> Made {
+        let (d, a, b) = (target::<D>(s, i, 0)?, source::<A>(s, i, 1)?, source::<B>(s, i, 2)?);
+        Ok(exec(move |w, _, m| {
+            let Some(d) = d else { return };
+            let (x, y) = (values::<A>(&a, w), values::<B>(&b, w));
+            let mut r = [D::W::default(); 32];
+            for l in 0..32 {
+                r[l] = f(A::from_word(x[l]), B::from_word(y[l])).to_word();
+            }
+            D::W::set(w, d, m, r);
+        }))
+    }
 }
-/// `d = f(a, b, c)`.
-pub(super) fn ternary<A: Scalar, B: Scalar, C: Scalar, D: Scalar>(
-    s: &Scope,
-    i: &Instr,
-    f: impl Fn(A, B, C) -> D + Send + Sync + 'static,
-) -> Made {
-    let d = target::<D>(s, i, 0)?;
-    let (a, b, c) = (source::<A>(s, i, 1)?, source::<B>(s, i, 2)?, source::<C>(s, i, 3)?);
-    Ok(exec(move |w, _, m| {
-        let Some(d) = d else { return };
-        let (x, y, z) = (values::<A>(&a, w), values::<B>(&b, w), values::<C>(&c, w));
-        let mut r = [D::W::default(); 32];
-        for l in 0..32 {
-            r[l] = f(A::from_word(x[l]), B::from_word(y[l]), C::from_word(z[l])).to_word();
-        }
-        D::W::set(w, d, m, r);
-    }))
+simd! {
+    /// `d = f(a, b, c)`.
+    pub(super) fn ternary[A: Scalar, B: Scalar, C: Scalar, D: Scalar](
+        s: &Scope,
+        i: &Instr,
+        f: impl Fn(A, B, C) -> D + Send + Sync + 'static,
+    ) -> Made {
+        let d = target::<D>(s, i, 0)?;
+        let (a, b, c) = (source::<A>(s, i, 1)?, source::<B>(s, i, 2)?, source::<C>(s, i, 3)?);
+        Ok(exec(move |w, _, m| {
+            let Some(d) = d else { return };
+            let (x, y, z) = (values::<A>(&a, w), values::<B>(&b, w), values::<C>(&c, w));
+            let mut r = [D::W::default(); 32];
+            for l in 0..32 {
+                r[l] = f(A::from_word(x[l]), B::from_word(y[l]), C::from_word(z[l])).to_word();
+            }
+            D::W::set(w, d, m, r);
+        }))
+    }
 }
-/// `d = f(a, b, c, e)`.
-pub(super) fn quaternary<A: Scalar, B: Scalar, C: Scalar, E: Scalar, D: Scalar>(
-    s: &Scope,
-    i: &Instr,
-    f: impl Fn(A, B, C, E) -> D + Send + Sync + 'static,
-) -> Made {
-    let d = target::<D>(s, i, 0)?;
-    let (a, b) = (source::<A>(s, i, 1)?, source::<B>(s, i, 2)?);
-    let (c, e) = (source::<C>(s, i, 3)?, source::<E>(s, i, 4)?);
-    Ok(exec(move |w, _, m| {
-        let Some(d) = d else { return };
-        let (x, y, z, u) = (values::<A>(&a, w), values::<B>(&b, w), values::<C>(&c, w), values::<E>(&e, w));
-        let mut r = [D::W::default(); 32];
-        for l in 0..32 {
-            let (x, y) = (A::from_word(x[l]), B::from_word(y[l]));
-            r[l] = f(x, y, C::from_word(z[l]), E::from_word(u[l])).to_word();
-        }
-        D::W::set(w, d, m, r);
-    }))
+simd! {
+    /// `d = f(a, b, c, e)`.
+    pub(super) fn quaternary[A: Scalar, B: Scalar, C: Scalar, E: Scalar, D: Scalar](
+        s: &Scope,
+        i: &Instr,
+        f: impl Fn(A, B, C, E) -> D + Send + Sync + 'static,
+    ) -> Made {
+        let d = target::<D>(s, i, 0)?;
+        let (a, b) = (source::<A>(s, i, 1)?, source::<B>(s, i, 2)?);
+        let (c, e) = (source::<C>(s, i, 3)?, source::<E>(s, i, 4)?);
+        Ok(exec(move |w, _, m| {
+            let Some(d) = d else { return };
+            let (x, y, z, u) = (values::<A>(&a, w), values::<B>(&b, w), values::<C>(&c, w), values::<E>(&e, w));
+            let mut r = [D::W::default(); 32];
+            for l in 0..32 {
+                let (x, y) = (A::from_word(x[l]), B::from_word(y[l]));
+                r[l] = f(x, y, C::from_word(z[l]), E::from_word(u[l])).to_word();
+            }
+            D::W::set(w, d, m, r);
+        }))
+    }
 }
 
 /// Lanes in which `f(a, b)` holds.

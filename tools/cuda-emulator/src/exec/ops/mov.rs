@@ -72,46 +72,54 @@ fn part(s: &Scope, i: &Instr, o: &Operand, bits: u32) -> Result<Part, crate::err
     })
 }
 
-fn pack(s: &Scope, i: &Instr, d: &Operand, v: &[Operand]) -> Made {
-    let bits = ty(i)?.bits() / v.len() as u32;
-    let parts = v.iter().map(|o| part(s, i, o, bits)).collect::<Result<Vec<_>, _>>()?;
-    let d = s.dst(i, d)?;
-    Ok(match (d, <[Part; 2]>::try_from(parts)) {
-        (Dst::R32(d), Ok([Part::W32(a), Part::W32(b)])) => exec(move |w, _, m| {
-            let (x, y) = (a.get(w), b.get(w));
-            let mask = (1u32 << bits) - 1;
-            let r = std::array::from_fn(|l| x.0[l] & mask | y.0[l] << bits);
-            u32::set(w, d, m, r);
-        }),
-        (Dst::R64(d), Ok([Part::W32(a), Part::W32(b)])) => exec(move |w, _, m| {
-            let (x, y) = (a.get(w), b.get(w));
-            let r = std::array::from_fn(|l| u64::from(x.0[l]) | u64::from(y.0[l]) << 32);
-            u64::set(w, d, m, r);
-        }),
-        (Dst::R128(d), Ok([Part::W64(a), Part::W64(b)])) => exec(move |w, _, m| {
-            let (x, y) = (a.get(w), b.get(w));
-            let r = std::array::from_fn(|l| u128::from(x.0[l]) | u128::from(y.0[l]) << 64);
-            w.set128(d, m, &r);
-        }),
-        (d @ (Dst::R32(_) | Dst::R64(_) | Dst::R128(_)), Err(parts)) => {
-            let mask = (1u128 << bits) - 1;
-            exec(move |w, _, m| {
-                let mut r = [0u128; 32];
-                for (n, p) in parts.iter().enumerate() {
-                    for l in 0..32 {
-                        r[l] |= (wide(p, w, l) & mask) << (bits as usize * n);
+simd! {
+    fn pack[](s: &Scope, i: &Instr, d: &Operand, v: &[Operand]) -> Made {
+        let bits = ty(i)?.bits() / v.len() as u32;
+        let parts = v.iter().map(|o| part(s, i, o, bits)).collect::<Result<Vec<_>, _>>()?;
+        let d = s.dst(i, d)?;
+        Ok(match (d, <[Part; 2]>::try_from(parts)) {
+            (Dst::R32(d), Ok([Part::W32(a), Part::W32(b)])) => exec(move |w, _, m| {
+                let (x, y) = (a.get(w), b.get(w));
+                let mask = (1u32 << bits) - 1;
+                let mut r = [0; 32];
+                for l in 0..32 {
+                    r[l] = x.0[l] & mask | y.0[l] << bits;
+                }
+                u32::set(w, d, m, r);
+            }),
+            (Dst::R64(d), Ok([Part::W32(a), Part::W32(b)])) => exec(move |w, _, m| {
+                let (x, y) = (a.get(w), b.get(w));
+                let mut r = [0; 32];
+                for l in 0..32 {
+                    r[l] = u64::from(x.0[l]) | u64::from(y.0[l]) << 32;
+                }
+                u64::set(w, d, m, r);
+            }),
+            (Dst::R128(d), Ok([Part::W64(a), Part::W64(b)])) => exec(move |w, _, m| {
+                let (x, y) = (a.get(w), b.get(w));
+                let r = std::array::from_fn(|l| u128::from(x.0[l]) | u128::from(y.0[l]) << 64);
+                w.set128(d, m, &r);
+            }),
+            (d @ (Dst::R32(_) | Dst::R64(_) | Dst::R128(_)), Err(parts)) => {
+                let mask = (1u128 << bits) - 1;
+                exec(move |w, _, m| {
+                    let mut r = [0u128; 32];
+                    for (n, p) in parts.iter().enumerate() {
+                        for l in 0..32 {
+                            r[l] |= (wide(p, w, l) & mask) << (bits as usize * n);
+                        }
                     }
-                }
-                match d {
-                    Dst::R32(d) => u32::set(w, d, m, r.map(|x| x as u32)),
-                    Dst::R64(d) => u64::set(w, d, m, r.map(|x| x as u64)),
-                    Dst::R128(d) => w.set128(d, m, &r),
-                    _ => {}
-                }
-            })
-        }
-        _ => return unsupported(i),
-    })
+                    match d {
+                        Dst::R32(d) => u32::set(w, d, m, r.map(|x| x as u32)),
+                        Dst::R64(d) => u64::set(w, d, m, r.map(|x| x as u64)),
+                        Dst::R128(d) => w.set128(d, m, &r),
+                        _ => {}
+                    }
+                })
+            }
+            _ => return unsupported(i),
+        })
+    }
 }
 fn wide(p: &Part, w: &Warp, lane: usize) -> u128 {
     match p {
@@ -120,52 +128,56 @@ fn wide(p: &Part, w: &Warp, lane: usize) -> u128 {
     }
 }
 
-fn unpack(s: &Scope, i: &Instr, v: &[Operand], a: &Operand) -> Made {
-    let whole = ty(i)?.bits();
-    let bits = whole / v.len() as u32;
-    let parts = v.iter().map(|o| s.dst(i, o)).collect::<Result<Vec<_>, _>>()?;
-    if parts.iter().any(|d| !matches!((d, bits), (Dst::Sink, _) | (Dst::R32(_), 8..=32) | (Dst::R64(_), 64)))
-    {
-        return Err(wrong(i, "elements and value do not have the same size"));
-    }
-    if whole == 128 {
-        let Operand::Reg(r) = a else { return unsupported(i) };
-        if s.function.regs[*r as usize].bits() != 128 {
-            return unsupported(i);
+simd! {
+    fn unpack[](s: &Scope, i: &Instr, v: &[Operand], a: &Operand) -> Made {
+        let whole = ty(i)?.bits();
+        let bits = whole / v.len() as u32;
+        let parts = v.iter().map(|o| s.dst(i, o)).collect::<Result<Vec<_>, _>>()?;
+        if parts.iter().any(|d| !matches!((d, bits), (Dst::Sink, _) | (Dst::R32(_), 8..=32) | (Dst::R64(_), 64)))
+        {
+            return Err(wrong(i, "elements and value do not have the same size"));
         }
-        let a = s.slots[*r as usize];
-        return Ok(exec(move |w, _, m| {
-            let x = *w.r128(a);
-            for (n, d) in parts.iter().enumerate() {
-                match *d {
-                    Dst::R32(d) => u32::set(w, d, m, x.map(|x| (x >> (bits as usize * n)) as u32)),
-                    Dst::R64(d) => u64::set(w, d, m, x.map(|x| (x >> (bits as usize * n)) as u64)),
-                    _ => {}
-                }
+        if whole == 128 {
+            let Operand::Reg(r) = a else { return unsupported(i) };
+            if s.function.regs[*r as usize].bits() != 128 {
+                return unsupported(i);
             }
-        }));
-    }
-    let mask = if bits == 32 { !0 } else { (1u32 << bits) - 1 };
-    if whole == 64 {
-        let a = s.src64(i, a, Type::B64)?;
-        return Ok(exec(move |w, _, m| {
+            let a = s.slots[*r as usize];
+            return Ok(exec(move |w, _, m| {
+                let x = *w.r128(a);
+                for (n, d) in parts.iter().enumerate() {
+                    match *d {
+                        Dst::R32(d) => u32::set(w, d, m, x.map(|x| (x >> (bits as usize * n)) as u32)),
+                        Dst::R64(d) => u64::set(w, d, m, x.map(|x| (x >> (bits as usize * n)) as u64)),
+                        _ => {}
+                    }
+                }
+            }));
+        }
+        let mask = if bits == 32 { !0 } else { (1u32 << bits) - 1 };
+        if whole == 64 {
+            let a = s.src64(i, a, Type::B64)?;
+            return Ok(exec(move |w, _, m| {
+                let x = *a.get(w);
+                for (n, d) in parts.iter().enumerate() {
+                    if let Dst::R32(d) = *d {
+                        u32::set(w, d, m, x.0.map(|x| (x >> (bits as usize * n)) as u32 & mask));
+                    }
+                }
+            }));
+        }
+        let a = s.src32(i, a, Type::B32)?;
+        Ok(exec(move |w, _, m| {
             let x = *a.get(w);
             for (n, d) in parts.iter().enumerate() {
                 if let Dst::R32(d) = *d {
-                    u32::set(w, d, m, x.0.map(|x| (x >> (bits as usize * n)) as u32 & mask));
+                    let mut r = [0; 32];
+                    r.iter_mut().zip(&x.0).for_each(|(r, x)| *r = x >> (bits as usize * n) & mask);
+                    u32::set(w, d, m, r);
                 }
             }
-        }));
+        }))
     }
-    let a = s.src32(i, a, Type::B32)?;
-    Ok(exec(move |w, _, m| {
-        let x = *a.get(w);
-        for (n, d) in parts.iter().enumerate() {
-            if let Dst::R32(d) = *d {
-                u32::set(w, d, m, x.0.map(|x| x >> (bits as usize * n) & mask));
-            }
-        }
-    }))
 }
 
 /// The space that a modifier names.

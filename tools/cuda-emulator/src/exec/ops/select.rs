@@ -47,17 +47,19 @@ fn at_least_zero(c: f32, flushed: bool) -> bool {
     (if flushed { flush(c) } else { c }) >= 0.
 }
 
-fn selp<T: Scalar>(s: &Scope, i: &Instr, p: SrcPred) -> Made {
-    let (d, a, b) = (target::<T>(s, i, 0)?, source::<T>(s, i, 1)?, source::<T>(s, i, 2)?);
-    Ok(exec(move |w, _, m| {
-        let Some(d) = d else { return };
-        let (x, y, p) = (values::<T>(&a, w), values::<T>(&b, w), p.get(w));
-        let mut r = *y;
-        for (l, (r, &x)) in r.iter_mut().zip(x).enumerate() {
-            *r = if p >> l & 1 == 1 { x } else { *r };
-        }
-        T::W::set(w, d, m, r);
-    }))
+simd! {
+    fn selp[T: Scalar](s: &Scope, i: &Instr, p: SrcPred) -> Made {
+        let (d, a, b) = (target::<T>(s, i, 0)?, source::<T>(s, i, 1)?, source::<T>(s, i, 2)?);
+        Ok(exec(move |w, _, m| {
+            let Some(d) = d else { return };
+            let (x, y, p) = (values::<T>(&a, w), values::<T>(&b, w), p.get(w));
+            let mut r = *y;
+            for (l, (r, &x)) in r.iter_mut().zip(x).enumerate() {
+                *r = if p >> l & 1 == 1 { x } else { *r };
+            }
+            T::W::set(w, d, m, r);
+        }))
+    }
 }
 
 /// What becomes of a comparison.
@@ -206,13 +208,15 @@ fn floats<A: Scalar, V: PartialOrd + 'static>(
     float_op!(op, i, V, f => build(s, i, move |a: A, b: A| f(v(a), v(b))))
 }
 
-fn build<A: Scalar>(s: &Scope, i: &Instr, f: impl Fn(A, A) -> bool + Send + Sync + 'static) -> Made {
-    let (finish, c) = (finish(s, i)?, combine(s, i)?);
-    let (a, b) = (source::<A>(s, i, 1)?, source::<A>(s, i, 2)?);
-    Ok(exec(move |w, _, m| {
-        let t = compare::<A>(values::<A>(&a, w), values::<A>(&b, w), &f);
-        finish.put(w, m, t, None, &c);
-    }))
+simd! {
+    fn build[A: Scalar](s: &Scope, i: &Instr, f: impl Fn(A, A) -> bool + Send + Sync + 'static) -> Made {
+        let (finish, c) = (finish(s, i)?, combine(s, i)?);
+        let (a, b) = (source::<A>(s, i, 1)?, source::<A>(s, i, 2)?);
+        Ok(exec(move |w, _, m| {
+            let t = compare::<A>(values::<A>(&a, w), values::<A>(&b, w), &f);
+            finish.put(w, m, t, None, &c);
+        }))
+    }
 }
 
 fn pairs(s: &Scope, i: &Instr, op: &str, v: impl Fn(u32) -> f32 + Send + Sync + 'static) -> Made {

@@ -122,32 +122,27 @@ fn float(s: &Scope, i: &Instr, shape: &str, [d, a, b, c]: [&str; 4]) -> Result<E
         if let Some(flow) = whole(w, cta, mask)? {
             return Ok(flow);
         }
-        let mut t: Accumulator = [[0.; 32]; 4];
-        if cs.len() == 4 {
-            for (t, c) in t.iter_mut().zip(&cs) {
-                for (t, c) in t.iter_mut().zip(&c.get(w).0) {
-                    *t = f32::from_bits(*c);
-                }
-            }
+        // Whole registers of f32 are read and written where they are.
+        let mut t: Accumulator = [L32::splat(0); 4];
+        let c: [*const L32; 4] = if cs.len() == 4 {
+            std::array::from_fn(|n| std::ptr::from_ref(cs[n].get(w)))
         } else {
             for (n, t) in t.iter_mut().enumerate() {
-                *t = cs[n / 2].get(w).0.map(|x| F16::get(x, n % 2));
+                t.0 = cs[n / 2].get(w).0.map(|x| F16::get(x, n % 2).to_bits());
             }
-        }
-        // SAFETY: `product` was chosen for this machine.
-        unsafe { product(&ab.get(w), &mut t) };
-        if ds.len() == 4 {
-            for (d, t) in ds.iter().zip(&t) {
-                let mut x = L32::splat(0);
-                for (x, t) in x.0.iter_mut().zip(t) {
-                    *x = t.to_bits();
-                }
-                w.set32(*d, !0, &x);
-            }
+            t.each_ref().map(std::ptr::from_ref)
+        };
+        let d: [*mut L32; 4] = if ds.len() == 4 {
+            std::array::from_fn(|n| w.r32_at(ds[n]))
         } else {
+            t.each_mut().map(std::ptr::from_mut)
+        };
+        // SAFETY: `product` was chosen for this machine; the pointers are to registers of `w` and to `t`.
+        unsafe { product(&ab.get(w), c, d) };
+        if ds.len() == 2 {
             for (h, d) in ds.iter().enumerate() {
-                let pack = |l: usize| to_f16(t[2 * h][l]) | to_f16(t[2 * h + 1][l]) << 16;
-                w.set32(*d, !0, &L32(std::array::from_fn(pack)));
+                let half = |n: usize, l: usize| to_f16(f32::from_bits(t[n].0[l]));
+                w.set32(*d, !0, &L32(std::array::from_fn(|l| half(2 * h, l) | half(2 * h + 1, l) << 16)));
             }
         }
         Ok(Flow::Next)
@@ -181,14 +176,15 @@ pub(super) fn integer(s: &Scope, i: &Instr, shape: &str, a: &str, b: &str) -> Re
         if let Some(flow) = whole(w, cta, mask)? {
             return Ok(flow);
         }
-        let mut t: Accumulator = [[0.; 32]; 4];
-        // SAFETY: `product` was chosen for this machine.
-        unsafe { product(&ab.get(w), &mut t) };
+        let mut t: Accumulator = [L32::splat(0); 4];
+        let d = t.each_mut().map(std::ptr::from_mut);
+        // SAFETY: `product` was chosen for this machine; the pointers are to `t`.
+        unsafe { product(&ab.get(w), d.map(|d| d.cast_const()), d) };
         let add = if saturates { i32::saturating_add } else { i32::wrapping_add };
         let d: [L32; 4] = std::array::from_fn(|n| {
             let Some(c) = cs.get(n) else { return L32::splat(0) };
             let c = c.get(w);
-            L32(std::array::from_fn(|l| add(c.0[l] as i32, t[n][l] as i32) as u32))
+            L32(std::array::from_fn(|l| add(c.0[l] as i32, f32::from_bits(t[n].0[l]) as i32) as u32))
         });
         for (slot, d) in ds.iter().zip(&d) {
             w.set32(*slot, !0, d);

@@ -6,6 +6,7 @@
 //! every machine. (Hardware's order is not specified.)
 
 use super::format::{Format, planes};
+use crate::exec::L32;
 
 /// What a product reads.
 pub struct Operands<'a> {
@@ -14,10 +15,11 @@ pub struct Operands<'a> {
     /// B's registers by step.
     pub b: [&'a [u32; 32]; 2],
 }
-/// C and D: for rows of half h, `[2h]` holds even columns, `[2h + 1]` odd ones.
-pub type Accumulator = [[f32; 32]; 4];
-/// A product for one machine and one pair of formats.
-pub type Product = unsafe fn(&Operands, &mut Accumulator);
+/// C and D as bits of f32: for rows of half h, `[2h]` holds even columns, `[2h + 1]` odd ones.
+pub type Accumulator = [L32; 4];
+/// A product for one machine and one pair of formats: D's registers from C's, which may be the same or overlap with A and
+/// B. Needs the CPU it was chosen for, and pointers that are good for each of its 2·HALVES registers.
+pub type Product = unsafe fn(&Operands, [*const L32; 4], [*mut L32; 4]);
 
 const MOST: usize = 16;
 /// What every NaN becomes.
@@ -38,16 +40,22 @@ fn unpack<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
     planes::<B>(&o.b[..STEPS], b);
 }
 
-/// SAFETY: needs what the wrappers below enable.
+/// SAFETY: as [`Product`].
 #[inline(always)]
-fn plain<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(o: &Operands, c: &mut Accumulator) {
+unsafe fn plain<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
+    o: &Operands,
+    c: [*const L32; 4],
+    d: [*mut L32; 4],
+) {
+    // SAFETY: the caller's.
+    let c = |n: usize, l: usize| f32::from_bits(unsafe { (*c[n]).0[l] });
     let (mut a, mut b) = ([[0.; 32]; 2 * MOST], [[0.; 32]; MOST]);
     unpack::<A, B, HALVES, STEPS>(o, &mut a, &mut b);
     let mut t = [[[0f32; 8]; 8]; 2];
     for h in 0..HALVES {
         for l in 0..32 {
-            t[h][l / 4][l % 4 * 2] = c[2 * h][l];
-            t[h][l / 4][l % 4 * 2 + 1] = c[2 * h + 1][l];
+            t[h][l / 4][l % 4 * 2] = c(2 * h, l);
+            t[h][l / 4][l % 4 * 2 + 1] = c(2 * h + 1, l);
         }
     }
     for s in 0..STEPS {
@@ -66,45 +74,51 @@ fn plain<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(o: &Oper
             }
         }
     }
-    for h in 0..HALVES {
+    for n in 0..2 * HALVES {
         for l in 0..32 {
-            c[2 * h][l] = canonical(t[h][l / 4][l % 4 * 2]);
-            c[2 * h + 1][l] = canonical(t[h][l / 4][l % 4 * 2 + 1]);
+            // SAFETY: the caller's.
+            unsafe { (*d[n]).0[l] = canonical(t[n / 2][l / 4][l % 4 * 2 + n % 2]).to_bits() };
         }
     }
 }
 
 unsafe fn anywhere<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
     o: &Operands,
-    c: &mut Accumulator,
+    c: [*const L32; 4],
+    d: [*mut L32; 4],
 ) {
-    plain::<A, B, HALVES, STEPS>(o, c);
+    // SAFETY: the caller's.
+    unsafe { plain::<A, B, HALVES, STEPS>(o, c, d) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
     o: &Operands,
-    c: &mut Accumulator,
+    c: [*const L32; 4],
+    d: [*mut L32; 4],
 ) {
-    plain::<A, B, HALVES, STEPS>(o, c);
+    // SAFETY: the caller's.
+    unsafe { plain::<A, B, HALVES, STEPS>(o, c, d) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn avx512<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
     o: &Operands,
-    c: &mut Accumulator,
+    c: [*const L32; 4],
+    d: [*mut L32; 4],
 ) {
     use std::arch::x86_64::*;
     let (mut a, mut b) = ([[0.; 32]; 2 * MOST], [[0.; 32]; MOST]);
     unpack::<A, B, HALVES, STEPS>(o, &mut a, &mut b);
-    // SAFETY: each load and store is of 16 of the 32 floats of an array.
+    // SAFETY: each load and store is of 16 of the 32 numbers of a register or an array.
     unsafe {
         let mut t = [[[_mm512_setzero_ps(); 2]; 2]; 2];
         for h in 0..HALVES {
             for odd in 0..2 {
-                t[h][odd] = std::array::from_fn(|z| _mm512_loadu_ps(c[2 * h + odd].as_ptr().add(16 * z)));
+                t[h][odd] =
+                    std::array::from_fn(|z| _mm512_loadu_ps(c[2 * h + odd].cast::<f32>().add(16 * z)));
             }
         }
         // Four columns, every second, of B at one k, repeated for four rows.
@@ -141,7 +155,7 @@ unsafe fn avx512<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
                     let t = t[h][odd][z];
                     let t =
                         _mm512_mask_mov_ps(t, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(t, t), _mm512_set1_ps(NAN));
-                    _mm512_storeu_ps(c[2 * h + odd].as_mut_ptr().add(16 * z), t);
+                    _mm512_storeu_ps(d[2 * h + odd].cast::<f32>().add(16 * z), t);
                 }
             }
         }
