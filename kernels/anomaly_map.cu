@@ -1,9 +1,9 @@
 // anomaly_map: cosine distances on the patch grid, the pixel map R·mean·Rᵀ, and the score, its 655 largest values' mean.
 //
-// Shapes   e, d (G, B, N, C); prototypes (B, P, C); native (B, G, N), G = 1 for `nearest`; R (256, side) banded, `width`
+// Shapes   e, d (B, N, C) of G groups; prototypes (B, P, C); native (B, G, N), G = 1 for `nearest`; R (256, side) banded, `width`
 //          weights a row from column `first` on; map (B, 256, 256); score (B); N = side².
-// Layout   row-major; groups `group` elements apart, the rest contiguous; weights (width, 256); `state` (B, BINS + 1) u32,
-//          zero before the first launch and after each.
+// Layout   row-major, e and d with an address for each group; weights (width, 256); `state` (B, BINS + 1) u32, zero before
+//          the first launch and after each.
 // Dtype    f32; the score is summed in integers of 2^-40, exact whatever the order, for values below 4096.
 // Writes   `distances`, `nearest`: native. `post`: map, score (NaN if a map value is not finite); `state` is zeroed again.
 // Grid     distances (rows / 8, G), nearest (rows / 8), a warp a row of B·N; post (32, B), a block 8 rows of the map.
@@ -27,18 +27,19 @@ constexpr int BINS = 2048;
 constexpr int LIST = 4096;          // candidates kept in shared memory
 constexpr float UNIT = 1099511627776.f;  // 2^40
 
+constexpr int GROUPS = 8;           // at most
+
 struct DistancesParams {
-    const float* e;
-    const float* d;
+    const float* e[GROUPS];
+    const float* d[GROUPS];         // `nearest`: the first is (B, P, C), and e is summed over the groups
     float* native;
-    unsigned long long group;       // elements between groups of e and d
     unsigned rows, n, c, groups;    // rows = B·N
-    unsigned prototypes, pad;       // zero-shot: d is (B, P, C), e is summed over its groups
+    unsigned prototypes, pad;
 };
 
 struct PostParams {
     const float* native;
-    const int* first;
+    const unsigned* first;
     const float* weights;
     float* map;
     float* score;
@@ -46,19 +47,15 @@ struct PostParams {
     unsigned groups, side, width, top;
 };
 
-// Dot products a·a, a·d, d·d of rows of c elements, a being the sum over groups; the same in every lane.
+// Dot products a·a, a·d, d·d of rows of c elements, whose four from i on `a` and `d` give; the same in every lane.
 struct Dots {
     float aa, ad, dd;
 };
-INLINE Dots dots(const float* a, unsigned groups, size_t group, const float* d, unsigned c) {
+template <class A, class D>
+INLINE Dots dots(unsigned c, A a, D d) {
     Dots s{0.f, 0.f, 0.f};
     for (unsigned i = 4 * (threadIdx.x % 32); i < c; i += 128) {
-        float4 x = load16<float4>(a + i);
-        for (unsigned g = 1; g < groups; g++) {
-            const float4 o = load16<float4>(a + g * group + i);
-            x.x += o.x, x.y += o.y, x.z += o.z, x.w += o.w;
-        }
-        const float4 y = load16<float4>(d + i);
+        const float4 x = a(i), y = d(i);
         s.aa += (x.x * x.x + x.y * x.y) + (x.z * x.z + x.w * x.w);
         s.ad += (x.x * y.x + x.y * y.y) + (x.z * y.z + x.w * y.w);
         s.dd += (y.x * y.x + y.y * y.y) + (y.z * y.z + y.w * y.w);
@@ -127,8 +124,13 @@ extern "C" __global__ __launch_bounds__(32 * WARPS) void anomaly_map_fwd_distanc
     const __grid_constant__ DistancesParams p) {
     const unsigned row = blockIdx.x * WARPS + threadIdx.x / 32, g = blockIdx.y;
     if (row >= p.rows) return;
-    const size_t at = g * p.group + size_t(row) * p.c;
-    const float x = distance(dots(p.e + at, 1, 0, p.d + at, p.c));
+    const size_t at = size_t(row) * p.c;
+    const float *e = nullptr, *d = nullptr;
+#pragma unroll
+    for (unsigned i = 0; i < GROUPS; i++)
+        if (i == g) e = p.e[i] + at, d = p.d[i] + at;
+    const float x = distance(dots(
+        p.c, [&](unsigned i) { return load16<float4>(e + i); }, [&](unsigned i) { return load16<float4>(d + i); }));
     if (threadIdx.x % 32 == 0) p.native[(size_t(row / p.n) * p.groups + g) * p.n + row % p.n] = x;
 }
 
@@ -136,11 +138,21 @@ extern "C" __global__ __launch_bounds__(32 * WARPS) void anomaly_map_fwd_nearest
     const __grid_constant__ DistancesParams p) {
     const unsigned row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= p.rows) return;
-    const float* e = p.e + size_t(row) * p.c;
-    const float* d = p.d + size_t(row / p.n) * p.prototypes * p.c;
+    const size_t at = size_t(row) * p.c;
+    const float* d = p.d[0] + size_t(row / p.n) * p.prototypes * p.c;
+    const auto sum = [&](unsigned i) {
+        float4 x = load16<float4>(p.e[0] + at + i);
+#pragma unroll
+        for (unsigned g = 1; g < GROUPS; g++)
+            if (g < p.groups) {
+                const float4 o = load16<float4>(p.e[g] + at + i);
+                x.x += o.x, x.y += o.y, x.z += o.z, x.w += o.w;
+            }
+        return x;
+    };
     float best = __int_as_float(0x7f800000);
     for (unsigned i = 0; i < p.prototypes; i++, d += p.c) {
-        const float x = distance(dots(e, p.groups, p.group, d, p.c));
+        const float x = distance(dots(p.c, sum, [&](unsigned k) { return load16<float4>(d + k); }));
         if (x < best || isnan(x)) best = x;  // NaN stays once it came
     }
     if (threadIdx.x % 32 == 0) p.native[row] = best;

@@ -1,5 +1,7 @@
 //! From cosine distances on the patch grid to the pixel map and the image score (forward only, f32).
 
+pub mod cuda;
+
 use crate::error::{Error, Result};
 use crate::ops::fuse;
 use crate::runtime::simd::{Kernel, Simd, slice};

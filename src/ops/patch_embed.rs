@@ -1,6 +1,8 @@
 //! From pixels to tokens (forward only): the patch convolution as a matrix product, the position embedding resampled
 //! to the picture's grid, class and register tokens put in front.
 
+pub mod cuda;
+
 use crate::error::{Error, Result};
 use crate::ops::linear;
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};

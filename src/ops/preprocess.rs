@@ -6,6 +6,8 @@
 //! than twice as many pixels as the width; older versions always do the rows first, and differ by a step in some values
 //! of tall pictures.
 
+pub mod cuda;
+
 use std::ops::Range;
 
 use crate::error::{Error, Result};
