@@ -58,7 +58,11 @@ pub fn distances(
     s: &Shape,
 ) -> Result<()> {
     if d.len() != e.len() {
-        return Err(Error::usage(format!("{OP}: {} groups of encoder outputs and {} of the decoder's", e.len(), d.len())));
+        return Err(Error::usage(format!(
+            "{OP}: {} groups of encoder outputs and {} of the decoder's",
+            e.len(),
+            d.len()
+        )));
     }
     let n = s.batch * s.tokens * s.channels;
     d.iter().try_for_each(|d| length("d", d, n))?;
@@ -198,7 +202,9 @@ pub fn post(
     batch: usize,
 ) -> Result<()> {
     if groups == 0 || !(1..=65_535).contains(&batch) {
-        return Err(Error::usage(format!("{OP}: CUDA kernels take 1 to 65535 maps, not {batch} of {groups} groups")));
+        return Err(Error::usage(format!(
+            "{OP}: CUDA kernels take 1 to 65535 maps, not {batch} of {groups} groups"
+        )));
     }
     length("native", native, batch * groups * bands.side * bands.side)?;
     length("map", out.map, batch * SIDE * SIDE)?;

@@ -137,7 +137,10 @@ pub fn forward(
         }
     }
     let Some(i) = VARIANTS.iter().position(|v| *v == variant) else {
-        return Err(Error::usage(format!("{OP} has no variant {variant}; there are {}", VARIANTS.join(", "))));
+        return Err(Error::usage(format!(
+            "{OP} has no variant {variant}; there are {}",
+            VARIANTS.join(", ")
+        )));
     };
     let (tile, block, stages) = TILES[i];
     let params = Params {

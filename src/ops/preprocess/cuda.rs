@@ -93,8 +93,12 @@ impl Cropper {
         }
         let row = frame.width.checked_mul(frame.format.bytes());
         // Every place and every thread is counted in 32 bits.
-        let most = frame.width.max(frame.stride / 4).max(3 * self.crop).saturating_mul(frame.height.max(self.crop));
-        if [frame.width, frame.height, batch].contains(&0) || row.is_none_or(|r| r > frame.stride) || most >> 31 != 0 || batch > 65_535
+        let most =
+            frame.width.max(frame.stride / 4).max(3 * self.crop).saturating_mul(frame.height.max(self.crop));
+        if [frame.width, frame.height, batch].contains(&0)
+            || row.is_none_or(|r| r > frame.stride)
+            || most >> 31 != 0
+            || batch > 65_535
         {
             return Err(Error::Shape {
                 op: "preprocess",
@@ -168,7 +172,12 @@ impl Cropper {
         for (tensor, buffer, each) in bytes {
             if buffer.len() != each * r.batch {
                 let wanted = format!("{} times {each} bytes", r.batch);
-                return Err(Error::Shape { op: "preprocess", tensor, wanted, got: format!("{}", buffer.len()) });
+                return Err(Error::Shape {
+                    op: "preprocess",
+                    tensor,
+                    wanted,
+                    got: format!("{}", buffer.len()),
+                });
             }
         }
         let between = r.between.ptr();
