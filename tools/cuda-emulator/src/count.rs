@@ -10,7 +10,7 @@ use crate::ptx::ast::Space;
 use std::collections::{BTreeMap, HashMap};
 
 /// What one instruction did, summed over warps.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Warps that it was issued to (its guard may have held for no lane).
     pub issued: u64,
@@ -143,6 +143,7 @@ impl Counters {
                 }
                 _ => {}
             }
+            s.flop += flop(inst.class, &inst.spelling) * c.lanes;
             s.requests += c.requests;
             s.sectors += c.sectors;
             if c.wavefronts > 0 {
@@ -152,7 +153,8 @@ impl Counters {
             }
             s.wavefronts += c.wavefronts;
             s.bank_conflicts += c.wavefronts - c.ideal;
-            s.lines.push(Line { line: inst.line, instruction: inst.spelling.to_string(), counts: *c });
+            let class = format!("{:?}", inst.class);
+            s.lines.push(Line { line: inst.line, instruction: inst.spelling.to_string(), class, counts: *c });
         }
         let unique = |m: &HashMap<u64, u128>| m.values().map(|b| u64::from(b.count_ones())).sum::<u64>() * 32;
         (s.unique_read, s.unique_written) = (unique(&self.read), unique(&self.written));
@@ -161,7 +163,8 @@ impl Counters {
 }
 
 /// Counters of one or more launches of a kernel.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// Warp instructions issued.
     pub instructions: u64,
@@ -171,6 +174,8 @@ pub struct Summary {
     pub divergent: u64,
     /// Warp instructions by class.
     pub classes: BTreeMap<String, u64>,
+    /// Floating-point operations outside of the tensor cores, of f16 to f64; a multiply-add is two.
+    pub flop: u64,
     /// Multiply-adds of mma by the type of its operands.
     pub tensor_macs: BTreeMap<String, u64>,
     /// Warp-wide accesses of device memory.
@@ -196,12 +201,14 @@ pub struct Summary {
 }
 
 /// An instruction's counts.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Line {
     /// PTX line.
     pub line: u32,
     /// As spelled.
     pub instruction: String,
+    /// Its class, as in [`Summary::classes`].
+    pub class: String,
     /// Its counts.
     pub counts: Counts,
 }
@@ -213,6 +220,7 @@ impl Summary {
             (&mut self.instructions, o.instructions),
             (&mut self.lane_instructions, o.lane_instructions),
             (&mut self.divergent, o.divergent),
+            (&mut self.flop, o.flop),
             (&mut self.requests, o.requests),
             (&mut self.sectors, o.sectors),
             (&mut self.global_bytes, o.global_bytes),
@@ -267,6 +275,21 @@ pub fn wavefronts(mask: Mask, bytes: u32, at: &[u64; 32]) -> (u64, u64) {
         ideal += (n as u64).div_ceil(32).max(1);
     }
     (sum, ideal)
+}
+
+/// Floating-point operations of an instruction for one lane.
+fn flop(class: Class, spelling: &str) -> u64 {
+    if !matches!(class, Class::Float | Class::Half | Class::Double) {
+        return 0;
+    }
+    let op = spelling.split('.').next().unwrap_or_default();
+    let each = match op {
+        "fma" | "mad" => 2,
+        "add" | "sub" | "mul" | "div" | "sqrt" | "rcp" | "min" | "max" => 1,
+        _ => 0,
+    };
+    let pair = spelling.split('.').any(|w| matches!(w, "f16x2" | "bf16x2" | "f32x2"));
+    each * (1 + u64::from(pair))
 }
 
 /// Type of the operands and multiply-adds of an `mma` by its spelling.

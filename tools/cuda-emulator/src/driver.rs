@@ -84,9 +84,22 @@ pub(crate) fn text(p: *const std::ffi::c_char) -> Result<String, Code> {
     Ok(unsafe { std::ffi::CStr::from_ptr(p) }.to_string_lossy().into_owned())
 }
 
-/// Declares functions of the C API and lists them for `cuGetProcAddress`.
+thread_local! {
+    /// Whether the null stream is the thread's own, as in the `_ptsz` and `_ptds` forms of the API.
+    pub(crate) static PER_THREAD: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+/// As [`guard`], with the null stream being the thread's own.
+pub(crate) fn per_thread(f: impl FnOnce() -> Result<(), Code>) -> i32 {
+    let before = PER_THREAD.replace(true);
+    let code = guard(f);
+    PER_THREAD.set(before);
+    code
+}
+
+/// Declares functions of the C API and lists them for `cuGetProcAddress`; a string after a name exports the same with the
+/// thread's default stream.
 macro_rules! api {
-    ($(fn $name:ident($($a:ident: $t:ty),* $(,)?) $body:block)*) => {
+    ($(fn $name:ident $(/ $per_thread:literal)? ($($a:ident: $t:ty),* $(,)?) $body:block)*) => {
         $(
             #[doc = "Driver API function of this name; see NVIDIA's reference."]
             #[unsafe(no_mangle)]
@@ -95,8 +108,25 @@ macro_rules! api {
                 $crate::driver::guard(|| $body)
             }
         )*
-        /// Functions of this file by name.
-        pub(crate) const SYMBOLS: &[(&str, *const ())] = &[$((stringify!($name), $name as *const ())),*];
+        /// Functions of this file by name, with their per-thread forms.
+        pub(crate) const SYMBOLS: &[$crate::driver::Symbol] = &[
+            $((stringify!($name), $name as *const (), $crate::driver::twin!([$($per_thread)?] ($($a: $t),*) $body))),*
+        ];
     };
 }
-pub(crate) use api;
+/// A function's per-thread form, if it has one.
+macro_rules! twin {
+    ([] ($($a:ident: $t:ty),*) $body:block) => {
+        None
+    };
+    ([$name:literal] ($($a:ident: $t:ty),*) $body:block) => {{
+        #[unsafe(export_name = $name)]
+        unsafe extern "C" fn twin($($a: $t),*) -> i32 {
+            $crate::driver::per_thread(|| $body)
+        }
+        Some(($name, twin as *const ()))
+    }};
+}
+/// A function by name, and its per-thread form.
+pub(crate) type Symbol = (&'static str, *const (), Option<(&'static str, *const ())>);
+pub(crate) use {api, twin};

@@ -11,6 +11,7 @@ pub mod decode;
 pub mod launch;
 pub mod load;
 pub mod ops;
+mod pressure;
 mod run;
 mod sched;
 pub mod special;

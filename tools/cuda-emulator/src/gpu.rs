@@ -1,5 +1,8 @@
 //! The GPUs that can be modelled: limits, rates and their sources, from `gpus.json`.
 
+/// GPUs of a machine at most.
+const MOST: usize = 16;
+
 /// One GPU.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Gpu {
@@ -41,6 +44,16 @@ pub struct Gpu {
     pub int8_tops: f64,
     /// See above.
     pub bandwidth: f64,
+    /// 32-bit floating-point operations that a multiprocessor begins in a clock.
+    pub fp32_lanes: u32,
+    /// The same of 64-bit ones.
+    pub fp64_lanes: u32,
+    /// The same of 32-bit integer ones.
+    pub int32_lanes: u32,
+    /// How much faster f16 products are that accumulate in f16.
+    pub f16_accumulate: f64,
+    /// Share of the tensor cores' rate that mma.sync reaches; the rest needs wgmma.
+    pub mma_sync: f64,
     /// Where the numbers come from.
     pub source: String,
 }
@@ -54,12 +67,25 @@ impl Gpu {
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|g| g.name == name)
     }
-    /// The one that `INP_EMULATED_GPU` names; without a name an H100.
-    pub fn chosen(name: Option<String>) -> Result<Self, String> {
-        let name = name.filter(|n| !n.is_empty()).unwrap_or("h100".into());
-        Self::named(&name).ok_or_else(|| {
-            let all: Vec<String> = Self::all().into_iter().map(|g| g.name).collect();
-            format!("INP_EMULATED_GPU: no GPU is called \"{name}\"; known are {}", all.join(", "))
-        })
+    /// Those that `INP_EMULATED_GPU` names, `h100`, `h100*2` or `h100,a100`; without a name one H100.
+    pub fn chosen(names: Option<String>) -> Result<Vec<Self>, String> {
+        let names = names.filter(|n| !n.is_empty()).unwrap_or("h100".into());
+        Self::list(&names).map_err(|e| format!("INP_EMULATED_GPU: {e}"))
+    }
+    /// GPUs of a machine: names with commas between them, each with `*n` for several equal ones.
+    pub fn list(names: &str) -> Result<Vec<Self>, String> {
+        let mut all = Vec::new();
+        for word in names.split(',') {
+            let (name, times) = word.split_once('*').unwrap_or((word, "1"));
+            let times = times.parse::<usize>().ok().filter(|n| (1..=MOST).contains(n));
+            let times =
+                times.ok_or_else(|| format!("\"{word}\" must end with a number from 1 to {MOST} after *"))?;
+            let gpu = Self::named(name).ok_or_else(|| {
+                let known: Vec<String> = Self::all().into_iter().map(|g| g.name).collect();
+                format!("no GPU is called \"{name}\"; known are {}", known.join(", "))
+            })?;
+            all.extend(std::iter::repeat_n(gpu, times));
+        }
+        if all.len() > MOST { Err(format!("at most {MOST} GPUs can be modelled")) } else { Ok(all) }
     }
 }

@@ -12,5 +12,6 @@ pub mod gpu;
 pub mod memory;
 pub mod options;
 pub mod ptx;
+pub mod roofline;
 pub mod run;
 pub mod switch;

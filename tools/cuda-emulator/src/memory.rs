@@ -276,6 +276,16 @@ impl Memory {
     }
 }
 
+/// A copy of `bytes` happened: what nobody wrote in the source is as good as unwritten in the target. Bytes that belong to
+/// no device are the host's, which has written them.
+pub fn copied(to: Option<&Memory>, from: Option<&Memory>, target: u64, source: u64, bytes: u64) {
+    let Some(to) = to.and_then(Memory::shadow) else { return };
+    match from.and_then(Memory::shadow) {
+        Some(from) => to.copy(from, target, source, bytes),
+        None => to.initialise(target, bytes),
+    }
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: the range that `new` reserved; nobody holds the memory any more.

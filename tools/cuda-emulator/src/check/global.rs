@@ -110,6 +110,23 @@ impl Shadow {
             }
         });
     }
+    /// The bytes at `to` are now as initialised as those of another device (or this one) at `from`.
+    pub fn copy(&self, source: &Self, to: u64, from: u64, bytes: u64) {
+        for at in (0..bytes).step_by(4096) {
+            let n = (bytes - at).min(4096);
+            if source.initialised(from + at, n as u32) {
+                self.initialise(to + at, n);
+                continue;
+            }
+            for i in at..at + n {
+                if source.initialised(from + i, 1) {
+                    self.initialise(to + i, 1)
+                } else {
+                    self.forget(to + i, 1)
+                }
+            }
+        }
+    }
     /// The bytes were just allocated: nobody has written them.
     pub fn forget(&self, at: u64, bytes: u64) {
         self.each(at, bytes, |b, m| _ = b.fetch_and(!m, Relaxed));

@@ -199,17 +199,17 @@ fn publish(after: Vec<usize>) -> *const Handle {
 }
 
 api! {
-    fn cuStreamEndCapture(stream: Handle, out: *mut Handle) {
+    fn cuStreamEndCapture / "cuStreamEndCapture_ptsz" (stream: Handle, out: *mut Handle) {
         let (s, _) = find(stream)?;
         put(out, std::ptr::null_mut())?;
         let graph = end(&s)?;
         driver()?.graphs.insert(graph.id, graph.clone());
         put(out, graph.id as Handle)
     }
-    fn cuStreamIsCapturing(stream: Handle, out: *mut u32) {
+    fn cuStreamIsCapturing / "cuStreamIsCapturing_ptsz" (stream: Handle, out: *mut u32) {
         put(out, info(stream)?.status)
     }
-    fn cuStreamGetCaptureInfo_v2(
+    fn cuStreamGetCaptureInfo_v2 / "cuStreamGetCaptureInfo_v2_ptsz" (
         stream: Handle, status: *mut u32, id: *mut u64, graph: *mut Handle, after: *mut *const Handle, n: *mut usize,
     ) {
         let i = info(stream)?;
@@ -220,7 +220,7 @@ api! {
         put_some(after, publish(i.after));
         Ok(())
     }
-    fn cuStreamGetCaptureInfo_v3(
+    fn cuStreamGetCaptureInfo_v3 / "cuStreamGetCaptureInfo_v3_ptsz" (
         stream: Handle, status: *mut u32, id: *mut u64, graph: *mut Handle, after: *mut *const Handle,
         edges: *mut *const u8, n: *mut usize,
     ) {
@@ -233,7 +233,7 @@ api! {
         put_some(after, publish(i.after));
         Ok(())
     }
-    fn cuStreamUpdateCaptureDependencies_v2(stream: Handle, nodes: *const Handle, _edges: *const u8, n: usize, flags: u32) {
+    fn cuStreamUpdateCaptureDependencies_v2 / "cuStreamUpdateCaptureDependencies_v2_ptsz" (stream: Handle, nodes: *const Handle, _edges: *const u8, n: usize, flags: u32) {
         let (s, _) = find(stream)?;
         let mut joined = lock(&s.capture);
         let j = joined.as_mut().ok_or(Code::IllegalState)?;

@@ -1,7 +1,7 @@
 //! Contexts: what a thread works in. A fault of a kernel stays with its context.
 
 use super::queue::{Queue, Ticket};
-use super::state::{Table, context, current, driver, fresh, init, lock, pop, push};
+use super::state::{Device, Table, context, current, device, driver, fresh, init, lock, pop, push};
 use super::stream::Stream;
 use super::work::Work;
 use super::{Handle, api, put, put_some};
@@ -37,6 +37,7 @@ pub(crate) struct Allocation {
 pub(crate) struct Context {
     pub id: usize,
     pub primary: bool,
+    pub device: &'static Device,
     pub flags: AtomicU32,
     pub memory: Arc<Memory>,
     pub allocations: Mutex<BTreeMap<u64, Allocation>>,
@@ -52,13 +53,14 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn new(flags: u32, primary: bool) -> Result<Arc<Self>, Code> {
+    fn new(device: &'static Device, flags: u32, primary: bool) -> Result<Arc<Self>, Code> {
         let d = driver()?;
         let c = Arc::new(Self {
             id: fresh(),
             primary,
+            device,
             flags: AtomicU32::new(flags),
-            memory: d.memory.clone(),
+            memory: device.memory.clone(),
             allocations: Mutex::default(),
             order: Mutex::new(()),
             legacy: OnceLock::new(),
@@ -99,12 +101,13 @@ impl Context {
     }
     /// Whether a range lies in one allocation. Host memory that is not known to us counts unless `device`.
     pub fn reaches(&self, address: u64, bytes: u64, device: bool) -> bool {
-        if let Some((first, size)) = self.memory.find(address) {
-            return address - first <= size && bytes <= size - (address - first);
+        let memory = driver().ok().and_then(|d| d.holding(address));
+        if let Some((first, size)) = memory.unwrap_or(&self.memory).find(address) {
+            return bytes <= size - (address - first);
         }
         match self.holder(address) {
             Some((first, a)) => bytes <= a.bytes - (address - first),
-            None => !device && !self.memory.ours(address),
+            None => !device && memory.is_none(),
         }
     }
     /// The allocation of this context that holds an address.
@@ -147,9 +150,9 @@ impl Context {
         let left = std::mem::take(&mut *lock(&self.allocations));
         for (address, a) in left {
             match a.kind {
-                Kind::Registered => drop(self.memory.unregister_host(address)),
+                Kind::Registered => super::memory::unregister(address),
                 Kind::Variable => (),
-                Kind::Host => super::memory::free_host(&self.memory, address, a.bytes),
+                Kind::Host => super::memory::free_host(address, a.bytes),
                 Kind::Device | Kind::Managed => drop(self.memory.free(address)),
             }
         }
@@ -165,20 +168,16 @@ pub(crate) fn by_handle(h: Handle) -> Result<Arc<Context>, Code> {
     let table: &Table<Context> = &driver()?.contexts;
     table.get(h).ok_or(Code::InvalidContext)
 }
-fn device(ordinal: i32) -> Result<(), Code> {
-    driver()?;
-    if ordinal == 0 { Ok(()) } else { Err(Code::InvalidDevice) }
-}
 /// The handle's context, or the current one for null.
 fn or_current(h: Handle) -> Result<Arc<Context>, Code> {
     if h.is_null() { context() } else { by_handle(h) }
 }
 fn create(out: *mut Handle, flags: u32, ordinal: i32) -> Result<(), Code> {
-    device(ordinal)?;
+    let d = device(ordinal)?;
     if flags & !0x1ff != 0 {
         return Err(Code::InvalidValue);
     }
-    let c = Context::new(flags, false)?;
+    let c = Context::new(d, flags, false)?;
     put(out, c.id as Handle)?;
     push(c);
     Ok(())
@@ -192,17 +191,16 @@ api! {
         init().map(drop)
     }
     fn cuDevicePrimaryCtxRetain(out: *mut Handle, dev: i32) {
-        device(dev)?;
-        let mut p = lock(&driver()?.primary);
+        let d = device(dev)?;
+        let mut p = lock(&d.primary);
         if p.0.is_none() {
-            p.0 = Some(Context::new(p.2, true)?);
+            p.0 = Some(Context::new(d, p.2, true)?);
         }
         p.1 += 1;
         put(out, p.0.as_ref().map_or(0, |c| c.id) as Handle)
     }
     fn cuDevicePrimaryCtxRelease_v2(dev: i32) {
-        device(dev)?;
-        let mut p = lock(&driver()?.primary);
+        let mut p = lock(&device(dev)?.primary);
         if p.1 == 0 {
             return Err(Code::InvalidContext);
         }
@@ -215,20 +213,19 @@ api! {
         Ok(())
     }
     fn cuDevicePrimaryCtxReset_v2(dev: i32) {
-        device(dev)?;
-        let gone = lock(&driver()?.primary).0.take();
+        let gone = lock(&device(dev)?.primary).0.take();
         if let Some(c) = gone {
             c.destroy();
         }
-        lock(&driver()?.primary).1 = 0;
+        lock(&device(dev)?.primary).1 = 0;
         Ok(())
     }
     fn cuDevicePrimaryCtxSetFlags_v2(dev: i32, flags: u32) {
-        device(dev)?;
+        let d = device(dev)?;
         if flags & !0x1ff != 0 {
             return Err(Code::InvalidValue);
         }
-        let mut p = lock(&driver()?.primary);
+        let mut p = lock(&d.primary);
         p.2 = flags;
         if let Some(c) = &p.0 {
             c.flags.store(flags, Ordering::Relaxed);
@@ -236,8 +233,7 @@ api! {
         Ok(())
     }
     fn cuDevicePrimaryCtxGetState(dev: i32, flags: *mut u32, active: *mut i32) {
-        device(dev)?;
-        let p = lock(&driver()?.primary);
+        let p = lock(&device(dev)?.primary);
         put(flags, p.2)?;
         put(active, p.0.is_some() as i32)
     }
@@ -289,12 +285,10 @@ api! {
         put(out, current().map_or(0, |c| c.id) as Handle)
     }
     fn cuCtxGetDevice(out: *mut i32) {
-        context()?;
-        put(out, 0)
+        put(out, context()?.device.ordinal)
     }
     fn cuCtxGetDevice_v2(out: *mut i32, h: Handle) {
-        or_current(h)?;
-        put(out, 0)
+        put(out, or_current(h)?.device.ordinal)
     }
     fn cuCtxGetId(h: Handle, out: *mut u64) {
         put(out, or_current(h)?.id as u64)

@@ -16,8 +16,9 @@ fn host<T>(p: *const T) -> Place {
     Place { address: p as u64, pitch: 0, slice: 0, device: false }
 }
 /// `cuMemcpy`: what a pointer is follows from its value.
-fn any(c: &Context, address: u64) -> Place {
-    if c.memory.find(address).is_some() { device(address) } else { host(address as *const u8) }
+fn any(address: u64) -> Place {
+    let memory = super::state::driver().ok().and_then(|d| d.holding(address));
+    if memory.is_some() { device(address) } else { host(address as *const u8) }
 }
 fn now(c: Copy) -> Result<(), Code> {
     c.check(&*context()?)?;
@@ -108,7 +109,7 @@ impl Box3 {
             let mut p = match s.kind {
                 1 => host(s.host),
                 2 => device(s.device),
-                4 => any(c, s.device),
+                4 => any(s.device),
                 _ => return Err(Code::NotSupported),
             };
             p.pitch = if s.pitch == 0 { self.width } else { s.pitch };
@@ -157,85 +158,83 @@ impl Box2 {
 }
 
 api! {
-    fn cuMemcpy(to: u64, from: u64, n: usize) {
-        let c = context()?;
-        now(Copy::linear(any(&c, to), any(&c, from), n))
+    fn cuMemcpy / "cuMemcpy_ptds" (to: u64, from: u64, n: usize) {
+        now(Copy::linear(any(to), any(from), n))
     }
-    fn cuMemcpyAsync(to: u64, from: u64, n: usize, stream: Handle) {
-        let c = context()?;
-        later(Copy::linear(any(&c, to), any(&c, from), n), stream)
+    fn cuMemcpyAsync / "cuMemcpyAsync_ptsz" (to: u64, from: u64, n: usize, stream: Handle) {
+        later(Copy::linear(any(to), any(from), n), stream)
     }
-    fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, n: usize) {
+    fn cuMemcpyHtoD_v2 / "cuMemcpyHtoD_v2_ptds" (to: u64, from: *const c_void, n: usize) {
         now(Copy::linear(device(to), host(from), n))
     }
-    fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, n: usize) {
+    fn cuMemcpyDtoH_v2 / "cuMemcpyDtoH_v2_ptds" (to: *mut c_void, from: u64, n: usize) {
         now(Copy::linear(host(to), device(from), n))
     }
-    fn cuMemcpyDtoD_v2(to: u64, from: u64, n: usize) {
+    fn cuMemcpyDtoD_v2 / "cuMemcpyDtoD_v2_ptds" (to: u64, from: u64, n: usize) {
         now(Copy::linear(device(to), device(from), n))
     }
-    fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, n: usize, stream: Handle) {
+    fn cuMemcpyHtoDAsync_v2 / "cuMemcpyHtoDAsync_v2_ptsz" (to: u64, from: *const c_void, n: usize, stream: Handle) {
         later(Copy::linear(device(to), host(from), n), stream)
     }
-    fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, n: usize, stream: Handle) {
+    fn cuMemcpyDtoHAsync_v2 / "cuMemcpyDtoHAsync_v2_ptsz" (to: *mut c_void, from: u64, n: usize, stream: Handle) {
         later(Copy::linear(host(to), device(from), n), stream)
     }
-    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, n: usize, stream: Handle) {
+    fn cuMemcpyDtoDAsync_v2 / "cuMemcpyDtoDAsync_v2_ptsz" (to: u64, from: u64, n: usize, stream: Handle) {
         later(Copy::linear(device(to), device(from), n), stream)
     }
-    fn cuMemcpyPeer(to: u64, to_context: Handle, from: u64, from_context: Handle, n: usize) {
+    fn cuMemcpyPeer / "cuMemcpyPeer_ptds" (to: u64, to_context: Handle, from: u64, from_context: Handle, n: usize) {
         super::context::by_handle(to_context)?;
         super::context::by_handle(from_context)?;
         now(Copy::linear(device(to), device(from), n))
     }
-    fn cuMemcpyPeerAsync(to: u64, to_context: Handle, from: u64, from_context: Handle, n: usize, stream: Handle) {
+    fn cuMemcpyPeerAsync / "cuMemcpyPeerAsync_ptsz" (to: u64, to_context: Handle, from: u64, from_context: Handle, n: usize, stream: Handle) {
         super::context::by_handle(to_context)?;
         super::context::by_handle(from_context)?;
         later(Copy::linear(device(to), device(from), n), stream)
     }
-    fn cuMemcpy2D_v2(p: *const Box2) {
+    fn cuMemcpy2D_v2 / "cuMemcpy2D_v2_ptds" (p: *const Box2) {
         now(get(p)?.copy(&*context()?)?)
     }
-    fn cuMemcpy2DUnaligned_v2(p: *const Box2) {
+    fn cuMemcpy2DUnaligned_v2 / "cuMemcpy2DUnaligned_v2_ptds" (p: *const Box2) {
         now(get(p)?.copy(&*context()?)?)
     }
-    fn cuMemcpy2DAsync_v2(p: *const Box2, stream: Handle) {
+    fn cuMemcpy2DAsync_v2 / "cuMemcpy2DAsync_v2_ptsz" (p: *const Box2, stream: Handle) {
         later(get(p)?.copy(&*context()?)?, stream)
     }
-    fn cuMemcpy3D_v2(p: *const Box3) {
+    fn cuMemcpy3D_v2 / "cuMemcpy3D_v2_ptds" (p: *const Box3) {
         now(get(p)?.copy(&*context()?)?)
     }
-    fn cuMemcpy3DAsync_v2(p: *const Box3, stream: Handle) {
+    fn cuMemcpy3DAsync_v2 / "cuMemcpy3DAsync_v2_ptsz" (p: *const Box3, stream: Handle) {
         later(get(p)?.copy(&*context()?)?, stream)
     }
-    fn cuMemsetD8_v2(at: u64, value: u8, n: usize) {
+    fn cuMemsetD8_v2 / "cuMemsetD8_v2_ptds" (at: u64, value: u8, n: usize) {
         fill_now(row(at, value as u32, 1, n))
     }
-    fn cuMemsetD16_v2(at: u64, value: u16, n: usize) {
+    fn cuMemsetD16_v2 / "cuMemsetD16_v2_ptds" (at: u64, value: u16, n: usize) {
         fill_now(row(at, value as u32, 2, n))
     }
-    fn cuMemsetD32_v2(at: u64, value: u32, n: usize) {
+    fn cuMemsetD32_v2 / "cuMemsetD32_v2_ptds" (at: u64, value: u32, n: usize) {
         fill_now(row(at, value, 4, n))
     }
-    fn cuMemsetD8Async(at: u64, value: u8, n: usize, stream: Handle) {
+    fn cuMemsetD8Async / "cuMemsetD8Async_ptsz" (at: u64, value: u8, n: usize, stream: Handle) {
         fill_later(row(at, value as u32, 1, n), stream)
     }
-    fn cuMemsetD16Async(at: u64, value: u16, n: usize, stream: Handle) {
+    fn cuMemsetD16Async / "cuMemsetD16Async_ptsz" (at: u64, value: u16, n: usize, stream: Handle) {
         fill_later(row(at, value as u32, 2, n), stream)
     }
-    fn cuMemsetD32Async(at: u64, value: u32, n: usize, stream: Handle) {
+    fn cuMemsetD32Async / "cuMemsetD32Async_ptsz" (at: u64, value: u32, n: usize, stream: Handle) {
         fill_later(row(at, value, 4, n), stream)
     }
-    fn cuMemsetD2D8_v2(at: u64, pitch: usize, value: u8, width: usize, height: usize) {
+    fn cuMemsetD2D8_v2 / "cuMemsetD2D8_v2_ptds" (at: u64, pitch: usize, value: u8, width: usize, height: usize) {
         fill_now(Fill { address: at, pitch, value: value as u32, element: 1, width, height })
     }
-    fn cuMemsetD2D32_v2(at: u64, pitch: usize, value: u32, width: usize, height: usize) {
+    fn cuMemsetD2D32_v2 / "cuMemsetD2D32_v2_ptds" (at: u64, pitch: usize, value: u32, width: usize, height: usize) {
         fill_now(Fill { address: at, pitch, value, element: 4, width, height })
     }
-    fn cuMemsetD2D8Async(at: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Handle) {
+    fn cuMemsetD2D8Async / "cuMemsetD2D8Async_ptsz" (at: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Handle) {
         fill_later(Fill { address: at, pitch, value: value as u32, element: 1, width, height }, stream)
     }
-    fn cuMemsetD2D32Async(at: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Handle) {
+    fn cuMemsetD2D32Async / "cuMemsetD2D32Async_ptsz" (at: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Handle) {
         fill_later(Fill { address: at, pitch, value, element: 4, width, height }, stream)
     }
 }

@@ -96,10 +96,10 @@ api! {
     fn cuEventDestroy_v2(h: Handle) {
         driver()?.events.take(h).map(drop).ok_or(Code::InvalidHandle)
     }
-    fn cuEventRecord(event: Handle, stream: Handle) {
+    fn cuEventRecord / "cuEventRecord_ptsz" (event: Handle, stream: Handle) {
         record(event, stream, 0)
     }
-    fn cuEventRecordWithFlags(event: Handle, stream: Handle, flags: u32) {
+    fn cuEventRecordWithFlags / "cuEventRecordWithFlags_ptsz" (event: Handle, stream: Handle, flags: u32) {
         record(event, stream, flags)
     }
     fn cuEventQuery(h: Handle) {
@@ -122,7 +122,7 @@ api! {
     fn cuEventElapsedTime_v2(out: *mut f32, start: Handle, end: Handle) {
         elapsed(out, start, end)
     }
-    fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
+    fn cuStreamWaitEvent / "cuStreamWaitEvent_ptsz" (stream: Handle, event: Handle, flags: u32) {
         if flags > 1 {
             return Err(Code::InvalidValue);
         }
@@ -172,7 +172,7 @@ api! {
             (None, State::Never) => Ok(()),
         }
     }
-    fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) {
+    fn cuStreamBeginCapture_v2 / "cuStreamBeginCapture_v2_ptsz" (stream: Handle, mode: u32) {
         let (s, c) = find(stream)?;
         capture::begin(&s, &c, mode)
     }

@@ -1,10 +1,11 @@
 //! Kernels as the host sees them: attributes, parameters, limits.
 
 use super::module::Module;
-use super::state::{context, driver};
+use super::state::{context, device, driver};
 use super::{Handle, api, put, put_some};
 use crate::error::Code;
 use crate::exec::launch;
+use crate::gpu::Gpu;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
@@ -30,27 +31,30 @@ impl Function {
     pub fn code(&self) -> &launch::Code {
         &self.module.program.functions[self.index]
     }
+    pub fn gpu(&self) -> &'static Gpu {
+        &self.module.device.gpu
+    }
     pub fn name(&self) -> &str {
         &self.code().name
     }
-    /// Threads of a block, by registers and `.maxntid`.
-    pub fn max_threads(&self) -> Result<u32, Code> {
-        let by_registers =
-            driver()?.gpu.registers / self.code().registers.max(1).next_multiple_of(8) / 32 * 32;
-        Ok(self.code().max_threads.min(by_registers).min(1024))
+    /// Threads of a block, by `.maxntid` and registers. Those are an estimate, of which ptxas has been seen to need as
+    /// little as two fifths: only what would not fit then is refused.
+    pub fn max_threads(&self) -> u32 {
+        let registers = (self.code().registers * 2 / 5).max(1).next_multiple_of(8);
+        self.code().max_threads.min(self.gpu().registers / registers / 32 * 32).min(1024)
     }
     fn attribute(&self, a: u32) -> Result<i32, Code> {
         let code = self.code();
         let m = &self.module;
         Ok(match a {
-            0 => self.max_threads()? as i32,
+            0 => self.max_threads() as i32,
             1 => code.shared_bytes as i32,
             2 => m.const_bytes as i32,
             3 => code.local_bytes as i32,
             4 => code.registers as i32,
             5 => m.sm as i32,
             6 => {
-                let (major, minor) = driver()?.gpu.capability;
+                let (major, minor) = self.gpu().capability;
                 (major * 10 + minor) as i32
             }
             7 => 0,
@@ -62,7 +66,7 @@ impl Function {
         })
     }
     fn set(&self, a: u32, value: i32) -> Result<(), Code> {
-        let gpu = &driver()?.gpu;
+        let gpu = self.gpu();
         match a {
             8 => {
                 if value < 0 || value as u64 + self.code().shared_bytes > gpu.shared_per_block as u64 {
@@ -150,19 +154,16 @@ api! {
         put(out, by_handle(kernel)?.module.id as Handle)
     }
     fn cuKernelGetAttribute(out: *mut i32, attribute: u32, kernel: Handle, dev: i32) {
-        if dev != 0 {
-            return Err(Code::InvalidDevice);
-        }
+        device(dev)?;
         put(out, by_handle(kernel)?.attribute(attribute)?)
     }
     fn cuKernelSetAttribute(attribute: u32, value: i32, kernel: Handle, dev: i32) {
-        if dev != 0 {
-            return Err(Code::InvalidDevice);
-        }
+        device(dev)?;
         by_handle(kernel)?.set(attribute, value)
     }
     fn cuKernelSetCacheConfig(kernel: Handle, config: u32, dev: i32) {
         by_handle(kernel)?;
-        if config > 3 || dev != 0 { Err(Code::InvalidValue) } else { Ok(()) }
+        device(dev)?;
+        if config > 3 { Err(Code::InvalidValue) } else { Ok(()) }
     }
 }

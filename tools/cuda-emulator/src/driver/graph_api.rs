@@ -232,12 +232,12 @@ api! {
     fn cuGraphExecDestroy(h: Handle) {
         driver()?.execs.take(h).map(drop).ok_or(Code::InvalidValue)
     }
-    fn cuGraphUpload(e: Handle, stream: Handle) {
+    fn cuGraphUpload / "cuGraphUpload_ptsz" (e: Handle, stream: Handle) {
         exec(e)?;
         let (s, _) = find(stream)?;
         capture::forbid_on(&s, Code::StreamCaptureUnsupported)
     }
-    fn cuGraphLaunch(e: Handle, stream: Handle) {
+    fn cuGraphLaunch / "cuGraphLaunch_ptsz" (e: Handle, stream: Handle) {
         let (e, (s, c)) = (exec(e)?, find(stream)?);
         let frozen = lock(&e.frozen).clone();
         let mut last = lock(&e.last);

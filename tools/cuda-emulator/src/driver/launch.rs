@@ -1,7 +1,6 @@
 //! Launches: geometry, shared memory and parameters are checked as hardware does, then the kernel goes to its stream.
 
 use super::function::{Function, by_handle};
-use super::state::driver;
 use super::stream::{find, submit};
 use super::work::{Kernel, Work};
 use super::{Handle, api, get};
@@ -114,16 +113,16 @@ pub(crate) fn prepare(
     extra: *const *const c_void,
     extras: Extras,
 ) -> Result<Kernel, Code> {
-    let gpu = &driver()?.gpu;
+    let gpu = f.gpu();
     let within = |x: [u32; 3], most: [u32; 3]| (0..3).all(|i| (1..=most[i]).contains(&x[i]));
     let threads = block.iter().map(|b| *b as u64).product::<u64>();
     if !within(grid, [i32::MAX as u32, 65535, 65535]) || !within(block, [1024, 1024, 64]) || threads > 1024 {
         return Err(Code::InvalidValue);
     }
-    if threads > f.code().max_threads as u64 {
+    if threads > f.code().max_threads as u64 || f.code().required_threads.is_some_and(|r| r != block) {
         return Err(Code::InvalidValue);
     }
-    if threads > f.max_threads()? as u64 {
+    if threads > f.max_threads() as u64 {
         return Err(Code::LaunchOutOfResources);
     }
     if shared > f.max_dynamic.load(std::sync::atomic::Ordering::Relaxed) {
@@ -170,7 +169,7 @@ fn launch(
 }
 
 api! {
-    fn cuLaunchKernel(
+    fn cuLaunchKernel / "cuLaunchKernel_ptsz" (
         f: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: Handle,
         params: *const *const c_void, extra: *const *const c_void,
     ) {
@@ -178,7 +177,7 @@ api! {
         let c = Config { grid, block, shared, stream, attributes: std::ptr::null(), count: 0 };
         launch(f, &c, params, extra, Extras::default())
     }
-    fn cuLaunchCooperativeKernel(
+    fn cuLaunchCooperativeKernel / "cuLaunchCooperativeKernel_ptsz" (
         f: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: Handle,
         params: *const *const c_void,
     ) {
@@ -186,7 +185,7 @@ api! {
         let c = Config { grid, block, shared, stream, attributes: std::ptr::null(), count: 0 };
         launch(f, &c, params, std::ptr::null(), Extras { cooperative: true, cluster: None })
     }
-    fn cuLaunchKernelEx(c: *const Config, f: Handle, params: *const *const c_void, extra: *const *const c_void) {
+    fn cuLaunchKernelEx / "cuLaunchKernelEx_ptsz" (c: *const Config, f: Handle, params: *const *const c_void, extra: *const *const c_void) {
         let c = get(c)?;
         launch(f, &c, params, extra, c.extras()?)
     }

@@ -8,7 +8,6 @@ use super::stream::{find, submit};
 use super::work::Work;
 use super::{Handle, api, get_all, put, put_some};
 use crate::error::Code;
-use crate::memory::Memory;
 use std::alloc::Layout;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -82,13 +81,22 @@ fn allocate_host(out: *mut *mut c_void, bytes: usize, flags: u32) -> Result<(), 
     if p.is_null() {
         return Err(Code::OutOfMemory);
     }
-    c.memory.register_host(p as u64, bytes as u64)?;
+    register(p as u64, bytes as u64)?;
     remember(&c, p as u64, bytes as u64, Kind::Host, flags);
     put(out, p.cast())
 }
+/// Page-locked memory is reached from every device: addresses are unified.
+fn register(address: u64, bytes: u64) -> Result<(), Code> {
+    driver()?.devices.iter().try_for_each(|d| d.memory.register_host(address, bytes))
+}
+/// See [`register`].
+pub(crate) fn unregister(address: u64) {
+    let devices = driver().map_or(&[][..], |d| &d.devices);
+    devices.iter().for_each(|d| _ = d.memory.unregister_host(address));
+}
 /// Gives page-locked memory back.
-pub(crate) fn free_host(memory: &Memory, address: u64, bytes: u64) {
-    let _ = memory.unregister_host(address);
+pub(crate) fn free_host(address: u64, bytes: u64) {
+    unregister(address);
     if let Ok(layout) = host(bytes as usize) {
         // SAFETY: allocated by `allocate_host` with this layout; the table entry was removed by the caller, so once only.
         unsafe { std::alloc::dealloc(address as *mut u8, layout) };
@@ -99,8 +107,9 @@ pub(crate) fn pinned(c: &Context, address: u64) -> bool {
     c.holder(address).is_some_and(|(_, a)| matches!(a.kind, Kind::Host | Kind::Registered))
 }
 fn attribute(attribute: u32, address: u64, out: *mut c_void) -> Result<(), Code> {
-    let c = context()?;
-    let (first, a) = c.holder(address).ok_or(Code::InvalidValue)?;
+    context()?;
+    let holder = |c: Arc<Context>| c.holder(address).map(|(first, a)| (first, a, c));
+    let (first, a, c) = driver()?.contexts.all().into_iter().find_map(holder).ok_or(Code::InvalidValue)?;
     let host = matches!(a.kind, Kind::Host | Kind::Registered);
     match attribute {
         1 => put(out.cast(), c.id),
@@ -110,7 +119,7 @@ fn attribute(attribute: u32, address: u64, out: *mut c_void) -> Result<(), Code>
         6 => put(out.cast(), 0u32),
         7 => put(out.cast(), a.id),
         8 => put(out.cast(), (a.kind == Kind::Managed) as u32),
-        9 => put(out.cast(), 0i32),
+        9 => put(out.cast(), c.device.ordinal),
         10 | 15 => put(out.cast(), 0u32),
         11 => put(out.cast(), first),
         12 => put(out.cast(), a.bytes as usize),
@@ -163,10 +172,10 @@ api! {
         c.usable()?;
         c.release(address)
     }
-    fn cuMemAllocAsync(out: *mut u64, bytes: usize, stream: Handle) {
+    fn cuMemAllocAsync / "cuMemAllocAsync_ptsz" (out: *mut u64, bytes: usize, stream: Handle) {
         allocate_async(out, bytes, stream)
     }
-    fn cuMemFreeAsync(address: u64, stream: Handle) {
+    fn cuMemFreeAsync / "cuMemFreeAsync_ptsz" (address: u64, stream: Handle) {
         free_async(address, stream)
     }
     fn cuMemHostAlloc(out: *mut *mut c_void, bytes: usize, flags: u32) {
@@ -186,7 +195,7 @@ api! {
         }
         c.drain();
         if let Some(a) = lock(&c.allocations).remove(&(p as u64)) {
-            free_host(&c.memory, p as u64, a.bytes);
+            free_host(p as u64, a.bytes);
         }
         c.usable()
     }
@@ -199,7 +208,7 @@ api! {
         if c.holder(p as u64).is_some() {
             return Err(Code::HostMemoryAlreadyRegistered);
         }
-        c.memory.register_host(p as u64, bytes as u64)?;
+        register(p as u64, bytes as u64)?;
         remember(&c, p as u64, bytes as u64, Kind::Registered, flags);
         Ok(())
     }
@@ -211,7 +220,8 @@ api! {
         }
         c.drain();
         lock(&c.allocations).remove(&(p as u64));
-        c.memory.unregister_host(p as u64)
+        unregister(p as u64);
+        Ok(())
     }
     fn cuMemHostGetDevicePointer_v2(out: *mut u64, p: *mut c_void, flags: u32) {
         let c = context()?;
@@ -259,7 +269,7 @@ api! {
         }
         Ok(())
     }
-    fn cuMemPrefetchAsync_v2(address: u64, bytes: usize, _location: u64, flags: u32, stream: Handle) {
+    fn cuMemPrefetchAsync_v2 / "cuMemPrefetchAsync_v2_ptsz" (address: u64, bytes: usize, _location: u64, flags: u32, stream: Handle) {
         let (s, c) = find(stream)?;
         if flags != 0 || !c.reaches(address, bytes as u64, true) {
             return Err(Code::InvalidValue);

@@ -3,7 +3,7 @@
 use super::capture;
 use super::context::{Allocation, Context, Kind};
 use super::function::Function;
-use super::state::{context, driver, fresh, lock};
+use super::state::{Device, context, driver, fresh, lock};
 use super::{Handle, api, get_all, put, put_some, text};
 use crate::error::{Code, PtxError};
 use crate::exec::launch::Program;
@@ -20,6 +20,7 @@ const NEWEST_PTX: (u32, u32) = (9, 4);
 pub(crate) struct Module {
     pub id: usize,
     pub context: Weak<Context>,
+    pub device: &'static Device,
     pub program: Arc<Program>,
     /// `.target` as a number: 80 of sm_80.
     pub sm: u32,
@@ -60,6 +61,23 @@ fn runs(gpu: &Gpu, sm: u32, suffix: Option<char>) -> bool {
         Some('f') => sm <= own && sm / 10 == own / 10,
         Some(_) => sm == own,
     }
+}
+
+/// The first PTX ISA that knows a target; of targets below 8.0 nothing is asked. Source: the PTX ISA's release notes.
+fn oldest(sm: u32, suffix: Option<char>) -> Option<(u32, u32)> {
+    Some(match (sm, suffix) {
+        (100 | 101 | 103 | 120 | 121, Some('f')) => (8, 8),
+        (90, Some(_)) => (8, 0),
+        (80, _) => (7, 0),
+        (86, _) => (7, 1),
+        (87, _) => (7, 4),
+        (89 | 90, _) => (7, 8),
+        (100 | 101, _) => (8, 6),
+        (120, _) => (8, 7),
+        (103 | 121, _) => (8, 8),
+        (88 | 110, _) => (9, 0),
+        _ => return None,
+    })
 }
 
 /// Text of a C image: PTX ends with NUL.
@@ -112,7 +130,8 @@ unsafe fn fat_binary<'a>(p: *const c_void) -> Option<&'a [u8]> {
     Some(unsafe { std::slice::from_raw_parts(p.cast(), header as usize + body as usize) })
 }
 
-fn compile(source: &str, c: &Arc<Context>, gpu: &Gpu) -> Result<Arc<Module>, (Code, String)> {
+fn compile(source: &str, c: &Arc<Context>) -> Result<Arc<Module>, (Code, String)> {
+    let gpu = &c.device.gpu;
     let ptx = |e: PtxError| (Code::InvalidPtx, e.to_string());
     let parsed: ast::Module = crate::ptx::parse(source).map_err(ptx)?;
     if parsed.version > NEWEST_PTX {
@@ -128,6 +147,11 @@ fn compile(source: &str, c: &Arc<Context>, gpu: &Gpu) -> Result<Arc<Module>, (Co
         let what = format!("PTX for sm_{sm}{suffix} does not run on {} (sm_{major}{minor})", gpu.product);
         return Err((Code::InvalidPtx, what));
     }
+    if let Some((a, b)) = oldest(parsed.sm, parsed.suffix).filter(|least| parsed.version < *least) {
+        let (x, y) = parsed.version;
+        let what = format!("PTX ISA {x}.{y} does not know .target sm_{}: it came with {a}.{b}", parsed.sm);
+        return Err((Code::InvalidPtx, what));
+    }
     let program = Arc::new(Program::load(&parsed, &c.memory, gpu).map_err(ptx)?);
     let mut known = lock(&c.allocations);
     for &(at, bytes) in program.globals.values() {
@@ -140,6 +164,7 @@ fn compile(source: &str, c: &Arc<Context>, gpu: &Gpu) -> Result<Arc<Module>, (Co
     Ok(Arc::new(Module {
         id: fresh(),
         context: Arc::downgrade(c),
+        device: c.device,
         program,
         sm: parsed.sm,
         const_bytes: constants,
@@ -197,7 +222,7 @@ fn load(
         return Err(Code::InvalidValue);
     }
     let d = driver()?;
-    let m = read(&d.gpu).and_then(|source| compile(&source, &c, &d.gpu)).map_err(|(code, what)| {
+    let m = read(&c.device.gpu).and_then(|source| compile(&source, &c)).map_err(|(code, what)| {
         log.write(&what);
         eprintln!("cuda-emulator: {what}");
         code

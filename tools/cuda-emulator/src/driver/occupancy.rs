@@ -1,29 +1,22 @@
 //! Occupancy: how many blocks fit a multiprocessor, by threads, registers (an estimate from PTX) and shared memory.
 
 use super::function::{Function, by_handle};
-use super::state::driver;
 use super::{Handle, api, put};
 use crate::error::Code;
 use crate::gpu::Gpu;
-
-/// Shared memory that the system keeps for each block (compute capability 8.0 and later).
-pub(crate) const RESERVED_SHARED: u64 = 1024;
+use crate::roofline::{RESERVED_SHARED, resident};
 
 /// Resident blocks of a multiprocessor.
 pub(crate) fn blocks(f: &Function, gpu: &Gpu, threads: u32, dynamic: u64) -> u32 {
-    let warps = threads.div_ceil(32).max(1);
-    let by_threads = gpu.threads / 32 / warps;
-    let registers = (f.code().registers.max(1) * 32).next_multiple_of(256) * warps;
-    let shared = (f.code().shared_bytes + dynamic + RESERVED_SHARED).next_multiple_of(128);
-    let by_shared = gpu.shared_per_multiprocessor as u64 / shared;
-    by_threads.min(gpu.registers / registers).min(by_shared as u32).min(gpu.blocks)
+    resident(gpu, f.code().registers, f.code().shared_bytes + dynamic, threads)
 }
 fn active(out: *mut i32, f: Handle, threads: i32, dynamic: usize, flags: u32) -> Result<(), Code> {
     if threads < 1 || flags > 1 {
         return Err(Code::InvalidValue);
     }
-    let (f, gpu) = (by_handle(f)?, &driver()?.gpu);
-    let fits = threads as u32 <= f.max_threads()?;
+    let f = by_handle(f)?;
+    let gpu = f.gpu();
+    let fits = threads as u32 <= f.max_threads();
     put(out, if fits { blocks(&f, gpu, threads as u32, dynamic as u64) as i32 } else { 0 })
 }
 type Dynamic = Option<unsafe extern "C" fn(i32) -> usize>;
@@ -35,8 +28,9 @@ fn potential(
     fixed: usize,
     limit: i32,
 ) -> Result<(), Code> {
-    let (f, gpu) = (by_handle(f)?, &driver()?.gpu);
-    let most = f.max_threads()?.min(if limit > 0 { limit as u32 } else { 1024 });
+    let f = by_handle(f)?;
+    let gpu = f.gpu();
+    let most = f.max_threads().min(if limit > 0 { limit as u32 } else { 1024 });
     let mut best = (0, 0);
     for threads in (1..=most / 32).rev().map(|w| w * 32).chain((most < 32).then_some(most)) {
         // SAFETY: the caller's function from block size to bytes.
@@ -70,7 +64,8 @@ api! {
         potential(grid, block, f, dynamic, fixed, limit)
     }
     fn cuOccupancyAvailableDynamicSMemPerBlock(out: *mut usize, f: Handle, n: i32, threads: i32) {
-        let (f, gpu) = (by_handle(f)?, &driver()?.gpu);
+        let f = by_handle(f)?;
+    let gpu = f.gpu();
         if n < 1 || threads < 1 || blocks(&f, gpu, threads as u32, 0) < n as u32 {
             return Err(Code::InvalidValue);
         }

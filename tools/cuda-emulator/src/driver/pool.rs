@@ -1,6 +1,6 @@
 //! Memory pools: attributes are kept; the memory itself comes from the device.
 
-use super::state::{context, driver, fresh, lock};
+use super::state::{context, device, driver, fresh, lock};
 use super::{Handle, api, get, put};
 use crate::error::Code;
 use std::sync::{Arc, Mutex};
@@ -12,27 +12,27 @@ pub(crate) struct Pool(Mutex<[u64; 9]>);
 const DEFAULT: usize = 16;
 fn pool(h: Handle) -> Result<Arc<Pool>, Code> {
     let t = &driver()?.pools;
-    if h as usize == DEFAULT && t.get(h).is_none() {
-        t.insert(DEFAULT, Arc::default());
+    let default =
+        (h as usize).checked_sub(DEFAULT).is_some_and(|i| i < driver().map_or(0, |d| d.devices.len()));
+    if default && t.get(h).is_none() {
+        t.insert(h as usize, Arc::default());
     }
     t.get(h).ok_or(Code::InvalidValue)
 }
-fn only(dev: i32) -> Result<(), Code> {
-    driver()?;
-    if dev == 0 { Ok(()) } else { Err(Code::InvalidDevice) }
+/// The default pool of a device: handles below those of objects.
+fn default(dev: i32) -> Result<Handle, Code> {
+    Ok((DEFAULT + device(dev)?.ordinal as usize) as Handle)
 }
 
 api! {
     fn cuDeviceGetDefaultMemPool(out: *mut Handle, dev: i32) {
-        only(dev)?;
-        put(out, DEFAULT as Handle)
+        put(out, default(dev)?)
     }
     fn cuDeviceGetMemPool(out: *mut Handle, dev: i32) {
-        only(dev)?;
-        put(out, DEFAULT as Handle)
+        put(out, default(dev)?)
     }
     fn cuDeviceSetMemPool(dev: i32, p: Handle) {
-        only(dev)?;
+        device(dev)?;
         pool(p).map(drop)
     }
     fn cuMemPoolCreate(out: *mut Handle, properties: *const u32) {
@@ -45,7 +45,7 @@ api! {
     }
     fn cuMemPoolDestroy(p: Handle) {
         pool(p)?;
-        if p as usize == DEFAULT {
+        if (p as usize) < DEFAULT + driver()?.devices.len() {
             return Err(Code::InvalidValue);
         }
         driver()?.pools.take(p);
@@ -65,7 +65,7 @@ api! {
         *lock(&p.0).get_mut(which as usize).ok_or(Code::InvalidValue)? = value;
         Ok(())
     }
-    fn cuMemAllocFromPoolAsync(out: *mut u64, bytes: usize, p: Handle, stream: Handle) {
+    fn cuMemAllocFromPoolAsync / "cuMemAllocFromPoolAsync_ptsz" (out: *mut u64, bytes: usize, p: Handle, stream: Handle) {
         pool(p)?;
         super::memory::allocate_async(out, bytes, stream)
     }

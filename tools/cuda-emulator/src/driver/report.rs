@@ -6,6 +6,7 @@ use crate::check::Finding;
 use crate::count::{Counters, Summary};
 use crate::exec::launch::{Program, Report};
 use crate::gpu::Gpu;
+use crate::roofline::{self, Prediction};
 use std::sync::{Arc, Mutex};
 
 /// One launch.
@@ -19,20 +20,38 @@ pub struct Launched {
     pub block: [u32; 3],
     /// Dynamic shared memory, bytes.
     pub dynamic_shared: u32,
+    /// Static shared memory, bytes.
+    pub static_shared: u64,
+    /// Registers a thread: an estimate from PTX.
+    pub registers: u32,
+    /// Theoretical occupancy, 0 to 1, with these registers.
+    pub occupancy: f64,
     /// Sums, when counting.
     pub counters: Option<Summary>,
+    /// Predicted by a roofline of the counters, when counting; never measured.
+    pub predicted: Option<Prediction>,
     /// What the checkers found.
     pub findings: Vec<Finding>,
     /// What stopped it, in words.
     pub fault: Option<String>,
 }
 
+/// All launches of a kernel of a program.
+struct Sum {
+    kernel: String,
+    program: Arc<Program>,
+    launches: u64,
+    counters: Counters,
+    registers: u32,
+    /// Of the last launch.
+    occupancy: f64,
+    predicted_us: f64,
+}
 #[derive(Default)]
 struct Inner {
     gpu: String,
     launches: Vec<Launched>,
-    /// By kernel and program: launches and sums.
-    sums: Vec<(String, Arc<Program>, u64, Counters)>,
+    sums: Vec<Sum>,
     findings: u64,
     faults: u64,
     seen: u64,
@@ -65,23 +84,41 @@ impl Log {
         if fault.is_none() && r.findings.is_empty() && r.counters.is_none() {
             return;
         }
-        let program = &k.function.module.program;
-        if let Some(c) = &r.counters {
-            let name = k.function.name();
-            match i.sums.iter_mut().find(|s| s.0 == name && Arc::ptr_eq(&s.1, program)) {
+        let (f, program) = (k.function.code(), &k.function.module.program);
+        let (shared, threads) = (f.shared_bytes + u64::from(k.dynamic_shared), k.block.iter().product());
+        let occupancy = roofline::occupancy(gpu, f.registers, shared, threads);
+        let counters = r.counters.as_ref().map(|c| c.summary(program));
+        let predicted =
+            counters.as_ref().map(|c| roofline::predict(gpu, c, f.registers, shared, k.grid, k.block));
+        if let (Some(counters), Some(p)) = (r.counters, &predicted) {
+            match i.sums.iter_mut().find(|s| s.kernel == f.name && Arc::ptr_eq(&s.program, program)) {
                 Some(s) => {
-                    s.2 += 1;
-                    s.3.add(c);
+                    s.launches += 1;
+                    s.counters.add(&counters);
+                    s.predicted_us += p.us;
+                    s.occupancy = occupancy;
                 }
-                None => i.sums.push((name.to_owned(), program.clone(), 1, c.clone())),
+                None => i.sums.push(Sum {
+                    kernel: f.name.clone(),
+                    program: program.clone(),
+                    launches: 1,
+                    counters,
+                    registers: f.registers,
+                    occupancy,
+                    predicted_us: p.us,
+                }),
             }
         }
         i.launches.push(Launched {
-            kernel: k.function.name().to_owned(),
+            kernel: f.name.clone(),
             grid: k.grid,
             block: k.block,
             dynamic_shared: k.dynamic_shared,
-            counters: r.counters.map(|c| c.summary(program)),
+            static_shared: f.shared_bytes,
+            registers: f.registers,
+            occupancy,
+            counters,
+            predicted,
             findings: r.findings,
             fault,
         });
@@ -92,7 +129,13 @@ impl Log {
         let sums: Vec<_> = i
             .sums
             .iter()
-            .map(|(k, p, n, c)| serde_json::json!({"kernel": k, "launches": n, "counters": c.summary(p)}))
+            .map(|s| {
+                serde_json::json!({
+                    "kernel": s.kernel, "launches": s.launches, "registers": s.registers,
+                    "occupancy": s.occupancy, "predicted_us": s.predicted_us,
+                    "counters": s.counters.summary(&s.program),
+                })
+            })
             .collect();
         serde_json::json!({
             "gpu": i.gpu, "launched": i.seen, "findings": i.findings, "faults": i.faults,
@@ -110,16 +153,17 @@ impl Log {
     fn table(&self) {
         let i = lock(&self.inner);
         if !i.sums.is_empty() {
-            let heads =
-                ["launches", "instructions", "tensor MAC", "sectors", "unique bytes", "bank conflicts"];
-            eprintln!("cuda-emulator: {:<40}{}", "kernel", heads.map(|h| format!("{h:>16}")).concat());
+            let heads = ["launches", "instructions", "FLOP", "unique bytes", "conflicts"];
+            let heads = heads.map(|h| format!("{h:>15}")).concat();
+            eprintln!("cuda-emulator: {:<36}{heads} ~registers occupancy predicted µs", "kernel");
         }
-        for (name, program, n, c) in &i.sums {
-            let s = c.summary(program);
-            let macs = s.tensor_macs.values().sum();
-            let unique = s.unique_read + s.unique_written;
-            let row = [*n, s.instructions, macs, s.sectors, unique, s.bank_conflicts];
-            eprintln!("cuda-emulator: {name:<40}{}", row.map(|x| format!("{x:>16}")).concat());
+        for s in &i.sums {
+            let c = s.counters.summary(&s.program);
+            let flop = c.flop + 2 * c.tensor_macs.values().sum::<u64>();
+            let row = [s.launches, c.instructions, flop, c.unique_read + c.unique_written, c.bank_conflicts];
+            let row = row.map(|x| format!("{x:>15}")).concat();
+            let (registers, share, us) = (s.registers, s.occupancy * 100.0, s.predicted_us);
+            eprintln!("cuda-emulator: {:<36}{row} {registers:>10} {share:>8.0}% {us:>12.1}", s.kernel);
         }
         if i.findings + i.faults > 0 {
             eprintln!("cuda-emulator: {} findings, {} faults in {} launches", i.findings, i.faults, i.seen);

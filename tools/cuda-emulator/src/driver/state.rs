@@ -77,11 +77,19 @@ pub(crate) fn set(name: String, value: String) -> Result<(), Code> {
     Ok(())
 }
 
+/// One device.
+pub(crate) struct Device {
+    pub ordinal: i32,
+    pub gpu: Gpu,
+    pub memory: Arc<Memory>,
+    /// The primary context, how often it is retained, its flags.
+    pub primary: Mutex<(Option<Arc<Context>>, u32, u32)>,
+}
+
 /// Everything.
 pub(crate) struct Driver {
-    pub gpu: Gpu,
+    pub devices: Vec<Device>,
     pub options: RwLock<Options>,
-    pub memory: Arc<Memory>,
     pub contexts: Table<Context>,
     pub streams: Table<Stream>,
     pub events: Table<Event>,
@@ -91,8 +99,6 @@ pub(crate) struct Driver {
     pub nodes: Table<NodeRef>,
     pub execs: Table<Exec>,
     pub pools: Table<Pool>,
-    /// Handle of the primary context, how often it is retained, its flags.
-    pub primary: Mutex<(Option<Arc<Context>>, u32, u32)>,
     pub captures: Mutex<Vec<Arc<Capture>>>,
     pub log: Log,
 }
@@ -102,18 +108,20 @@ static DRIVER: OnceLock<Result<Driver, Code>> = OnceLock::new();
 impl Driver {
     fn new() -> Result<Self, (Code, String)> {
         let options = Options::read(setting).map_err(|e| (Code::InvalidValue, e))?;
-        let gpu = Gpu::chosen(setting("INP_EMULATED_GPU")).map_err(|e| (Code::NoDevice, e))?;
-        let memory = Memory::new(gpu.memory).map_err(|c| {
-            (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory))
-        })?;
-        if options.checks() {
-            memory.watch().map_err(|c| (c, "the checkers' memory cannot be reserved".to_owned()))?;
+        let mut devices = Vec::new();
+        for (gpu, ordinal) in Gpu::chosen(setting("INP_EMULATED_GPU")).map_err(|e| (Code::NoDevice, e))?.into_iter().zip(0..) {
+            let memory = Memory::new(gpu.memory).map_err(|c| {
+                (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory))
+            })?;
+            if options.checks() {
+                memory.watch().map_err(|c| (c, "the checkers' memory cannot be reserved".to_owned()))?;
+            }
+            devices.push(Device { ordinal, gpu, memory: Arc::new(memory), primary: Mutex::default() });
         }
         Ok(Self {
             log: Log::new(),
-            gpu,
+            devices,
             options: RwLock::new(options),
-            memory: Arc::new(memory),
             contexts: Table::default(),
             streams: Table::default(),
             events: Table::default(),
@@ -123,9 +131,12 @@ impl Driver {
             nodes: Table::default(),
             execs: Table::default(),
             pools: Table::default(),
-            primary: Mutex::new((None, 0, 0)),
             captures: Mutex::default(),
         })
+    }
+    /// Memory of the device that an address belongs to: addresses are unified.
+    pub fn holding(&self, address: u64) -> Option<&Arc<Memory>> {
+        self.devices.iter().map(|d| &d.memory).find(|m| m.ours(address))
     }
     /// The options as they are now.
     pub fn options(&self) -> Options {
@@ -148,6 +159,12 @@ pub(crate) fn init() -> Result<&'static Driver, Code> {
 /// The driver after `cuInit`.
 pub(crate) fn driver() -> Result<&'static Driver, Code> {
     DRIVER.get().and_then(|d| d.as_ref().ok()).ok_or(Code::NotInitialized)
+}
+
+/// A device by its number.
+pub(crate) fn device(ordinal: i32) -> Result<&'static Device, Code> {
+    let devices = &driver()?.devices;
+    usize::try_from(ordinal).ok().and_then(|i| devices.get(i)).ok_or(Code::InvalidDevice)
 }
 
 thread_local! {

@@ -38,9 +38,10 @@ impl Drop for Stream {
     }
 }
 
-/// The stream of a handle: null and 1 the legacy default stream, 2 the thread's, others by table.
+/// The stream of a handle: null and 1 the legacy default stream (null the thread's in a per-thread call), 2 the thread's,
+/// others by table.
 pub(crate) fn find(h: Handle) -> Result<(Arc<Stream>, Arc<Context>), Code> {
-    let s = match h as usize {
+    let s = match if h.is_null() && super::PER_THREAD.get() { 2 } else { h as usize } {
         0 | 1 => context()?.legacy.get().cloned().ok_or(Code::InvalidContext)?,
         2 => {
             let c = context()?;
@@ -79,10 +80,12 @@ pub(crate) fn submit(
     s.queue.push(work, after).map(Some)
 }
 
-/// Work in the legacy stream, done before it returns: the synchronous calls.
+/// Work in the default stream, done before it returns: the synchronous calls.
 pub(crate) fn at_once(work: Work) -> Result<(), Code> {
     let (s, c) = find(std::ptr::null_mut())?;
-    capture::forbid_legacy(&c)?;
+    if s.legacy {
+        capture::forbid_legacy(&c)?;
+    }
     capture::forbid_unsafe()?;
     if let Some(t) = submit(&s, &c, work, &[])? {
         t.wait();
@@ -120,7 +123,7 @@ api! {
         s.queue.close();
         Ok(())
     }
-    fn cuStreamSynchronize(h: Handle) {
+    fn cuStreamSynchronize / "cuStreamSynchronize_ptsz" (h: Handle) {
         let (s, c) = find(h)?;
         capture::forbid_on(&s, Code::StreamCaptureUnsupported)?;
         if s.legacy {
@@ -132,7 +135,7 @@ api! {
         driver()?.log.synchronized();
         c.usable()
     }
-    fn cuStreamQuery(h: Handle) {
+    fn cuStreamQuery / "cuStreamQuery_ptsz" (h: Handle) {
         let (s, c) = find(h)?;
         capture::forbid_on(&s, Code::StreamCaptureUnsupported)?;
         if s.legacy {
@@ -143,30 +146,29 @@ api! {
             _ => Ok(()),
         }
     }
-    fn cuStreamGetPriority(h: Handle, out: *mut i32) {
+    fn cuStreamGetPriority / "cuStreamGetPriority_ptsz" (h: Handle, out: *mut i32) {
         put(out, find(h)?.0.priority)
     }
-    fn cuStreamGetFlags(h: Handle, out: *mut u32) {
+    fn cuStreamGetFlags / "cuStreamGetFlags_ptsz" (h: Handle, out: *mut u32) {
         put(out, !find(h)?.0.blocking as u32)
     }
-    fn cuStreamGetId(h: Handle, out: *mut u64) {
+    fn cuStreamGetId / "cuStreamGetId_ptsz" (h: Handle, out: *mut u64) {
         put(out, find(h)?.0.id as u64)
     }
-    fn cuStreamGetCtx(h: Handle, out: *mut Handle) {
+    fn cuStreamGetCtx / "cuStreamGetCtx_ptsz" (h: Handle, out: *mut Handle) {
         put(out, find(h)?.1.id as Handle)
     }
-    fn cuStreamGetDevice(h: Handle, out: *mut i32) {
-        find(h)?;
-        put(out, 0)
+    fn cuStreamGetDevice / "cuStreamGetDevice_ptsz" (h: Handle, out: *mut i32) {
+        put(out, find(h)?.1.device.ordinal)
     }
-    fn cuStreamAttachMemAsync(h: Handle, address: u64, _bytes: usize, _flags: u32) {
+    fn cuStreamAttachMemAsync / "cuStreamAttachMemAsync_ptsz" (h: Handle, address: u64, _bytes: usize, _flags: u32) {
         let (s, c) = find(h)?;
         if !c.reaches(address, 1, true) {
             return Err(Code::InvalidValue);
         }
         submit(&s, &c, Work::Nothing, &[]).map(drop)
     }
-    fn cuLaunchHostFunc(h: Handle, f: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
+    fn cuLaunchHostFunc / "cuLaunchHostFunc_ptsz" (h: Handle, f: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
         let (s, c) = find(h)?;
         let function = f.ok_or(Code::InvalidValue)?;
         submit(&s, &c, Work::Host(HostCall { function, data }), &[]).map(drop)

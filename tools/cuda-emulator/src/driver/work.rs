@@ -130,13 +130,15 @@ impl Copy {
     }
     fn run(&self, c: &Context) -> Result<(), Code> {
         self.check(c).map_err(|_| Code::IllegalAddress)?;
+        let d = driver()?;
+        let memory = |at: usize| d.holding(at as u64).map(|m| &**m);
         for z in 0..self.depth {
             for y in 0..self.height {
                 let at = |p: &Place| p.address as usize + z * p.slice + y * p.pitch;
                 let (to, from) = (at(&self.to), at(&self.from));
                 // SAFETY: device ranges lie inside allocations (checked above); host ranges are the caller's promise.
                 unsafe { std::ptr::copy(from as *const u8, to as *mut u8, self.width) };
-                c.memory.written(to as u64, self.width as u64);
+                crate::memory::copied(memory(to), memory(from), to as u64, from as u64, self.width as u64);
             }
         }
         Ok(())
@@ -169,7 +171,9 @@ impl Fill {
                     _ => std::slice::from_raw_parts_mut(at as *mut u32, self.width).fill(self.value),
                 }
             }
-            c.memory.written(at as u64, (self.width * self.element) as u64);
+            if let Some(m) = driver()?.holding(at as u64) {
+                m.written(at as u64, (self.width * self.element) as u64);
+            }
         }
         Ok(())
     }
@@ -189,12 +193,12 @@ impl Kernel {
             params: self.params.clone(),
             cooperative: self.cooperative,
             memory: &c.memory,
-            gpu: &d.gpu,
+            gpu: &c.device.gpu,
             options: &options,
         };
         let report = launch.run();
         let fault = report.fault.as_ref().map(|(_, f)| f.code);
-        d.log.launched(self, report, &d.gpu);
+        d.log.launched(self, report, &c.device.gpu);
         fault.map_or(Ok(()), Err)
     }
 }

@@ -48,7 +48,7 @@ pub struct Code {
     pub entry: bool,
     /// `.maxntid` product, or 1024.
     pub max_threads: u32,
-    /// Registers a thread: an estimate (PTX has virtual ones), at least 16, at most 255 and what `.maxnreg` says.
+    /// Registers a thread: an estimate (PTX has virtual ones), see the README for how good.
     pub registers: u32,
     /// `.reqntid`.
     pub required_threads: Option<[u32; 3]>,

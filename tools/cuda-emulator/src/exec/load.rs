@@ -257,7 +257,8 @@ impl Program {
             let start = if reached[n].iter().any(|s| shared.contains(s)) { common } else { 0 };
             let code = self.function_of(module, n, f, start, local(f), &symbols, &functions, &layouts, wrong);
             let limits = [
-                (code.shared_bytes, u64::from(gpu.shared_per_block), "shared memory"),
+                // What ptxas allows without the launch's opting in.
+                (code.shared_bytes, u64::from(gpu.shared_per_block.min(48 << 10)), "static shared memory"),
                 (local(f), LOCAL_BYTES, "local memory a thread"),
                 (layouts[n].bytes, PARAM_BYTES, "parameters"),
             ];
@@ -418,9 +419,6 @@ impl Program {
             source: None,
             spelling: "ret".into(),
         });
-        let registers =
-            f.regs.iter().filter(|t| **t != Type::Pred).map(|t| t.bits().div_ceil(32)).sum::<u32>();
-        let registers = registers.clamp(16, 255).min(f.max_registers.unwrap_or(255).max(16));
         let spins = (0..f.body.len()).filter(|&n| ops::flow::spins(f, n)).map(|n| n as u32).collect();
         Code {
             name: f.name.clone(),
@@ -434,7 +432,7 @@ impl Program {
                 .max_threads
                 .or(f.required_threads)
                 .map_or(1024, |t| t.iter().fold(1u32, |a, &b| a.saturating_mul(b.max(1))).min(1024)),
-            registers,
+            registers: super::pressure::registers(f),
             required_threads: f.required_threads,
             registers_by_file: count.map(|n| n as usize),
             hidden: fills,
