@@ -189,6 +189,7 @@ impl Machine {
             dynamic_shared,
             params,
             cooperative,
+            workspace: 0,
             memory: &self.memory,
             gpu: &self.gpu,
             options: &self.options,

@@ -9,6 +9,29 @@ use cudarc::nvrtc::Ptx;
 use inp_cuda_emulator::switch;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
+mod devices;
+mod graphs;
+mod memory;
+mod modules;
+mod streams;
+mod symbols;
+
+/// A call of the API that succeeds.
+macro_rules! ok {
+    ($call:expr) => {
+        // SAFETY: handles and pointers are the test's own and live over the call.
+        assert_eq!(unsafe { $call }, cudarc::driver::sys::CUresult::CUDA_SUCCESS, stringify!($call))
+    };
+}
+/// A call of the API that fails with a code.
+macro_rules! refused {
+    ($call:expr, $code:ident) => {
+        // SAFETY: as in `ok`; what is wrong on purpose is a number that the emulator looks up.
+        assert_eq!(unsafe { $call }, cudarc::driver::sys::CUresult::$code, stringify!($call))
+    };
+}
+pub(crate) use {ok, refused};
+
 /// Tests that share the primary context follow each other; a fault must not meet another test.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -21,6 +44,49 @@ fn alone() -> MutexGuard<'static, ()> {
             .expect("loads");
     });
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+/// For tests that need a driver with other settings: runs one again in a process of its own and says false; says true there.
+fn again(test: &str, settings: &[(&str, &str)]) -> bool {
+    const INSIDE: &str = "INP_EMULATOR_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        drop(alone());
+        return true;
+    }
+    let report = std::env::temp_dir().join(format!(
+        "inp-emulator-{}-{}.json",
+        std::process::id(),
+        test.replace(':', "-")
+    ));
+    let exe = std::env::current_exe().expect("this program");
+    let out = std::process::Command::new(exe)
+        .args(["--exact", test, "--nocapture"])
+        .envs(settings.iter().copied())
+        .envs([(INSIDE, "1"), ("INP_EMULATED_REPORT", report.to_str().expect("a path in UTF-8"))])
+        .output()
+        .expect("runs");
+    let _ = std::fs::remove_file(report);
+    let text = [out.stdout, out.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+/// The report of this process, which is written whenever it waits for the device.
+fn report() -> serde_json::Value {
+    let file = std::env::var("INP_EMULATED_REPORT").expect("set by `again`");
+    serde_json::from_str(&std::fs::read_to_string(file).expect("a report")).expect("JSON")
+}
+fn findings() -> u64 {
+    report()["findings"].as_u64().expect("a number")
+}
+/// A copy of nothing between device addresses.
+fn box3() -> sys::CUDA_MEMCPY3D {
+    let mut b = std::mem::MaybeUninit::<sys::CUDA_MEMCPY3D>::zeroed();
+    let p = b.as_mut_ptr();
+    // SAFETY: the memory types are the only fields for which zero is no value.
+    unsafe {
+        (&raw mut (*p).srcMemoryType).write(sys::CUmemorytype::CU_MEMORYTYPE_DEVICE);
+        (&raw mut (*p).dstMemoryType).write(sys::CUmemorytype::CU_MEMORYTYPE_DEVICE);
+        b.assume_init()
+    }
 }
 fn module(c: &Arc<CudaContext>) -> Arc<CudaModule> {
     c.load_module(Ptx::from_src(include_str!("data/driver.ptx"))).expect("a module")

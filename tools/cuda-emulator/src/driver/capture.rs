@@ -105,7 +105,13 @@ pub(crate) fn forbid_on(s: &Stream, code: Code) -> Result<(), Code> {
 }
 
 /// `cuStreamBeginCapture`.
-pub(crate) fn begin(s: &Arc<Stream>, c: &Arc<Context>, mode: u32) -> Result<(), Code> {
+pub(crate) fn begin(
+    s: &Arc<Stream>,
+    c: &Arc<Context>,
+    mode: u32,
+    graph: Arc<Graph>,
+    after: Vec<usize>,
+) -> Result<(), Code> {
     if mode > RELAXED {
         return Err(Code::InvalidValue);
     }
@@ -123,14 +129,14 @@ pub(crate) fn begin(s: &Arc<Stream>, c: &Arc<Context>, mode: u32) -> Result<(), 
         thread: std::thread::current().id(),
         origin: s.id,
         context: Arc::downgrade(c),
-        graph: Graph::new(),
+        graph,
         streams: Mutex::default(),
         invalid: AtomicBool::new(false),
         ended: AtomicBool::new(false),
     });
     capture.join(s);
     lock(&driver()?.captures).push(capture.clone());
-    *joined = Some(Joined { capture, after: Vec::new() });
+    *joined = Some(Joined { capture, after });
     Ok(())
 }
 
@@ -189,13 +195,29 @@ fn info(h: Handle) -> Result<Info, Code> {
         after: j.after.clone(),
     }))
 }
-/// The caller's view of dependencies: kept until the thread asks again.
-fn publish(after: Vec<usize>) -> *const Handle {
+/// A list of numbers for the caller: kept until the thread asks again.
+pub(crate) fn publish(after: Vec<usize>) -> *const Handle {
     thread_local!(static KEPT: std::cell::RefCell<Vec<usize>> = const { std::cell::RefCell::new(Vec::new()) });
     KEPT.with(|k| {
         k.replace(after);
         k.borrow().as_ptr().cast()
     })
+}
+
+fn follow(stream: Handle, nodes: *const Handle, n: usize, flags: u32) -> Result<(), Code> {
+    let (s, _) = find(stream)?;
+    let mut joined = lock(&s.capture);
+    let j = joined.as_mut().ok_or(Code::IllegalState)?;
+    j.capture.valid()?;
+    let new: Vec<usize> = super::get_all(nodes, n)?.into_iter().map(|h| h as usize).collect();
+    if flags > 1 || !new.iter().all(|id| j.capture.graph.has(*id)) {
+        return Err(Code::InvalidValue);
+    }
+    if flags == 1 {
+        j.after.clear();
+    }
+    j.follow(&new);
+    Ok(())
 }
 
 api! {
@@ -233,19 +255,30 @@ api! {
         put_some(after, publish(i.after));
         Ok(())
     }
-    fn cuStreamUpdateCaptureDependencies_v2 / "cuStreamUpdateCaptureDependencies_v2_ptsz" (stream: Handle, nodes: *const Handle, _edges: *const u8, n: usize, flags: u32) {
-        let (s, _) = find(stream)?;
-        let mut joined = lock(&s.capture);
-        let j = joined.as_mut().ok_or(Code::IllegalState)?;
-        j.capture.valid()?;
-        let new: Vec<usize> = super::get_all(nodes, n)?.into_iter().map(|h| h as usize).collect();
-        if flags > 1 || !new.iter().all(|id| j.capture.graph.has(*id)) {
+    fn cuStreamGetCaptureInfo / "cuStreamGetCaptureInfo_ptsz" (stream: Handle, status: *mut u32, id: *mut u64) {
+        let i = info(stream)?;
+        put(status, i.status)?;
+        put_some(id, i.id);
+        Ok(())
+    }
+    fn cuStreamBeginCaptureToGraph / "cuStreamBeginCaptureToGraph_ptsz" (
+        stream: Handle, g: Handle, nodes: *const Handle, _edges: *const u8, n: usize, mode: u32,
+    ) {
+        let ((s, c), g) = (find(stream)?, super::graph_api::graph(g)?);
+        let after: Vec<usize> = super::get_all(nodes, n)?.into_iter().map(|h| h as usize).collect();
+        if !after.iter().all(|id| g.has(*id)) {
             return Err(Code::InvalidValue);
         }
-        if flags == 1 {
-            j.after.clear();
-        }
-        j.follow(&new);
-        Ok(())
+        begin(&s, &c, mode, g, after)
+    }
+    fn cuStreamUpdateCaptureDependencies / "cuStreamUpdateCaptureDependencies_ptsz" (
+        stream: Handle, nodes: *const Handle, n: usize, flags: u32,
+    ) {
+        follow(stream, nodes, n, flags)
+    }
+    fn cuStreamUpdateCaptureDependencies_v2 / "cuStreamUpdateCaptureDependencies_v2_ptsz" (
+        stream: Handle, nodes: *const Handle, _edges: *const u8, n: usize, flags: u32,
+    ) {
+        follow(stream, nodes, n, flags)
     }
 }

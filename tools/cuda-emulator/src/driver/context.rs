@@ -77,9 +77,6 @@ impl Context {
     }
     /// Error unless it may be used.
     pub fn usable(&self) -> Result<(), Code> {
-        if super::work::IN_HOST_FUNCTION.get() {
-            return Err(Code::NotPermitted);
-        }
         if self.destroyed.load(Ordering::Acquire) {
             return Err(Code::ContextIsDestroyed);
         }
@@ -359,6 +356,15 @@ api! {
         context()?;
         by_handle(peer)?;
         Err(Code::PeerAccessUnsupported)
+    }
+    fn cuCtxGetSharedMemConfig(out: *mut u32) {
+        context()?;
+        // Banks of four bytes, whatever is asked for.
+        put(out, 1)
+    }
+    fn cuCtxSetSharedMemConfig(config: u32) {
+        context()?;
+        if config > 2 { Err(Code::InvalidValue) } else { Ok(()) }
     }
     fn cuProfilerStart() {
         context().map(drop)

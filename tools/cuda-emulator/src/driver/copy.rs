@@ -5,7 +5,7 @@ use super::memory::pinned;
 use super::state::context;
 use super::stream::{at_once, find, submit};
 use super::work::{Copy, Fill, Place, Work};
-use super::{Handle, api, get};
+use super::{Handle, api, get, get_all};
 use crate::error::Code;
 use std::ffi::c_void;
 
@@ -41,6 +41,20 @@ fn later(mut copy: Copy, stream: Handle) -> Result<(), Code> {
         c.usable()?;
     }
     Ok(())
+}
+/// Several copies; the null stream is refused, as is an empty list.
+fn batch(
+    to: *const u64,
+    from: *const u64,
+    bytes: *const usize,
+    n: usize,
+    stream: Handle,
+) -> Result<(), Code> {
+    if n == 0 || stream.is_null() {
+        return Err(Code::InvalidValue);
+    }
+    let (to, from, bytes) = (get_all(to, n)?, get_all(from, n)?, get_all(bytes, n)?);
+    (0..n).try_for_each(|i| later(Copy::linear(any(to[i]), any(from[i]), bytes[i]), stream))
 }
 fn row(address: u64, value: u32, element: usize, n: usize) -> Fill {
     Fill { address, pitch: 0, value, element, width: n, height: 1 }
@@ -103,6 +117,23 @@ pub(crate) struct Box3 {
     depth: usize,
 }
 impl Box3 {
+    /// What a copy says, as one would have asked for it.
+    pub fn of(c: &Copy) -> Self {
+        let side = |p: &Place| Side3 {
+            x: 0,
+            y: 0,
+            z: 0,
+            lod: 0,
+            kind: if p.device { 2 } else { 1 },
+            host: if p.device { std::ptr::null_mut() } else { p.address as *mut c_void },
+            device: if p.device { p.address } else { 0 },
+            array: std::ptr::null_mut(),
+            reserved: std::ptr::null_mut(),
+            pitch: p.pitch,
+            height: p.slice.checked_div(p.pitch).unwrap_or(0),
+        };
+        Self { from: side(&c.from), to: side(&c.to), width: c.width, height: c.height, depth: c.depth }
+    }
     /// Both sides as places.
     pub fn copy(&self, c: &Context) -> Result<Copy, Code> {
         let place = |s: &Side3| -> Result<Place, Code> {
@@ -206,6 +237,33 @@ api! {
     }
     fn cuMemcpy3DAsync_v2 / "cuMemcpy3DAsync_v2_ptsz" (p: *const Box3, stream: Handle) {
         later(get(p)?.copy(&*context()?)?, stream)
+    }
+    fn cuMemcpy3DPeer / "cuMemcpy3DPeer_ptds" (p: *const Box3) {
+        now(get(p)?.copy(&*context()?)?)
+    }
+    fn cuMemcpy3DPeerAsync / "cuMemcpy3DPeerAsync_ptsz" (p: *const Box3, stream: Handle) {
+        later(get(p)?.copy(&*context()?)?, stream)
+    }
+    fn cuMemcpyBatchAsync / "cuMemcpyBatchAsync_ptsz" (
+        to: *const u64, from: *const u64, bytes: *const usize, n: usize, _attributes: Handle, _of: *const usize,
+        _kinds: usize, failed: *mut usize, stream: Handle,
+    ) {
+        super::put_some(failed, usize::MAX);
+        batch(to, from, bytes, n, stream)
+    }
+    fn cuMemcpyBatchAsync_v2 / "cuMemcpyBatchAsync_v2_ptsz" (
+        to: *const u64, from: *const u64, bytes: *const usize, n: usize, _attributes: Handle, _of: *const usize,
+        _kinds: usize, stream: Handle,
+    ) {
+        batch(to, from, bytes, n, stream)
+    }
+    fn cuMemsetD2D16_v2 / "cuMemsetD2D16_v2_ptds" (at: u64, pitch: usize, value: u16, width: usize, height: usize) {
+        fill_now(Fill { address: at, pitch, value: value as u32, element: 2, width, height })
+    }
+    fn cuMemsetD2D16Async / "cuMemsetD2D16Async_ptsz" (
+        at: u64, pitch: usize, value: u16, width: usize, height: usize, stream: Handle,
+    ) {
+        fill_later(Fill { address: at, pitch, value: value as u32, element: 2, width, height }, stream)
     }
     fn cuMemsetD8_v2 / "cuMemsetD8_v2_ptds" (at: u64, value: u8, n: usize) {
         fill_now(row(at, value as u32, 1, n))

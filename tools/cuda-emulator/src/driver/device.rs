@@ -1,7 +1,7 @@
 //! The devices, as `gpus.json` describes them.
 
 use super::state::{device, driver};
-use super::{api, put};
+use super::{api, put, text};
 use crate::error::Code;
 use crate::gpu::Gpu;
 
@@ -113,6 +113,32 @@ api! {
         let mut id = *b"0000:00:00.0\0";
         id[6] = b"0123456789ABCDEF"[dev as usize % 16];
         put(out.cast(), id)
+    }
+    fn cuDeviceGetByPCIBusId(out: *mut i32, id: *const std::ffi::c_char) {
+        let id = text(id)?;
+        let place = id.strip_prefix("0000:").unwrap_or(&id);
+        let ordinal = place.strip_suffix(":00.0").and_then(|n| i32::from_str_radix(n, 16).ok());
+        let ordinal = ordinal.ok_or(Code::InvalidValue)?;
+        gpu(ordinal)?;
+        put(out, ordinal)
+    }
+    fn cuDeviceGetP2PAttribute(out: *mut i32, which: u32, from: i32, to: i32) {
+        gpu(from)?;
+        gpu(to)?;
+        if from == to || !(1..=5).contains(&which) {
+            return Err(Code::InvalidValue);
+        }
+        put(out, 0)
+    }
+    fn cuDeviceGetExecAffinitySupport(out: *mut i32, _kind: u32, dev: i32) {
+        gpu(dev)?;
+        put(out, 0)
+    }
+    fn cuDeviceGetProperties(out: *mut [i32; 14], dev: i32) {
+        let g = gpu(dev)?;
+        let [most, x, y] = [1024, i32::MAX, 65535];
+        let (shared, registers, clock) = (48 << 10, g.registers as i32, g.clock as i32);
+        put(out, [most, most, most, 64, x, y, y, shared, 64 << 10, 32, x, registers, clock, 512])
     }
     fn cuDeviceCanAccessPeer(out: *mut i32, dev: i32, peer: i32) {
         gpu(dev)?;

@@ -9,9 +9,11 @@ use super::work::Work;
 use super::{Handle, api, put};
 use crate::error::Code;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 /// An event.
 pub(crate) struct Event {
+    pub id: usize,
     pub context: Weak<Context>,
     flags: u32,
     state: Mutex<State>,
@@ -28,12 +30,29 @@ enum State {
 
 const NO_TIMING: u32 = 2;
 
-fn by_handle(h: Handle) -> Result<Arc<Event>, Code> {
+pub(crate) fn by_handle(h: Handle) -> Result<Arc<Event>, Code> {
     let e = driver()?.events.get(h).ok_or(Code::InvalidHandle)?;
     e.context.upgrade().ok_or(Code::ContextIsDestroyed)?.usable()?;
     Ok(e)
 }
 impl Event {
+    /// A graph's node records it now.
+    pub fn recorded(&self) {
+        *lock(&self.state) = State::Recorded(Ticket::finished());
+    }
+    /// A launch of a graph that records it was asked for at `since`: it is done with the launch, or earlier by its node.
+    pub fn pending(&self, launch: &Arc<Ticket>, since: Instant) {
+        let mut s = lock(&self.state);
+        if !matches!(&*s, State::Recorded(t) if t.when().is_some_and(|w| w >= since)) {
+            *s = State::Recorded(launch.clone());
+        }
+    }
+    /// A graph's node waits for it.
+    pub fn wait(&self) {
+        if let Ok(Some(t)) = self.ticket() {
+            t.wait();
+        }
+    }
     /// The ticket, if it was recorded outside of captures.
     fn ticket(&self) -> Result<Option<Arc<Ticket>>, Code> {
         match &*lock(&self.state) {
@@ -54,13 +73,16 @@ fn record(event: Handle, stream: Handle, flags: u32) -> Result<(), Code> {
     if e.context.as_ptr() != Arc::as_ptr(&c) {
         return Err(Code::InvalidHandle);
     }
-    if let Some(j) = &*lock(&s.capture) {
+    if let Some(j) = &mut *lock(&s.capture) {
         j.capture.valid()?;
         if flags == 1 {
-            return Err(Code::NotSupported);
+            return j.add(Work::Record(e));
         }
         *lock(&e.state) = State::Captured { capture: Arc::downgrade(&j.capture), after: j.after.clone() };
         return Ok(());
+    }
+    if flags == 1 {
+        return Err(Code::InvalidValue);
     }
     if let Some(t) = submit(&s, &c, Work::Nothing, &[])? {
         *lock(&e.state) = State::Recorded(t);
@@ -89,7 +111,7 @@ api! {
         }
         let id = fresh();
         put(out, id as Handle)?;
-        let e = Event { context: Arc::downgrade(&c), flags, state: Mutex::new(State::Never) };
+        let e = Event { id, context: Arc::downgrade(&c), flags, state: Mutex::new(State::Never) };
         driver()?.events.insert(id, Arc::new(e));
         Ok(())
     }
@@ -128,6 +150,10 @@ api! {
         }
         let ((s, c), e) = (find(stream)?, by_handle(event)?);
         let mut joined = lock(&s.capture);
+        if flags == 1 {
+            // External: a node that waits, which is for captures only.
+            return joined.as_mut().map_or(Err(Code::InvalidValue), |j| j.add(Work::Wait(e)));
+        }
         let state = lock(&e.state);
         match (&mut *joined, &*state) {
             (Some(j), State::Captured { capture, after }) => {
@@ -174,7 +200,7 @@ api! {
     }
     fn cuStreamBeginCapture_v2 / "cuStreamBeginCapture_v2_ptsz" (stream: Handle, mode: u32) {
         let (s, c) = find(stream)?;
-        capture::begin(&s, &c, mode)
+        capture::begin(&s, &c, mode, super::graph::Graph::new(), Vec::new())
     }
     fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) {
         let new = super::get(mode)?;

@@ -130,6 +130,12 @@ api! {
     fn cuKernelGetParamInfo(f: Handle, i: usize, offset: *mut usize, size: *mut usize) {
         param_info(f, i, offset, size)
     }
+    fn cuFuncGetParamCount(f: Handle, out: *mut usize) {
+        put(out, by_handle(f)?.code().params.len())
+    }
+    fn cuKernelGetParamCount(f: Handle, out: *mut usize) {
+        put(out, by_handle(f)?.code().params.len())
+    }
     fn cuFuncGetModule(out: *mut Handle, f: Handle) {
         put(out, by_handle(f)?.module.id as Handle)
     }

@@ -1,8 +1,10 @@
 //! Graphs: nodes with dependencies, and their frozen, runnable form.
 
 use super::context::Context;
+use super::event::Event;
 use super::queue::Ticket;
 use super::state::{driver, fresh, lock};
+use super::user_object::Held;
 use super::work::Work;
 use crate::error::Code;
 use crate::memory::Memory;
@@ -27,6 +29,10 @@ pub(crate) struct Node {
     pub after: Vec<usize>,
     /// The graph of a child node.
     pub child: Option<Arc<Graph>>,
+    /// The node of another graph that it was cloned from, or 0.
+    pub origin: usize,
+    /// Address and bytes of allocation and free nodes.
+    pub memory: (u64, u64),
 }
 impl Node {
     /// A node of the kind that the work is.
@@ -37,9 +43,11 @@ impl Node {
             Work::Fill(_) => 2,
             Work::Host(_) => 3,
             Work::Graph(_) => 4,
-            Work::Nothing | Work::Free(_) => 5,
+            Work::Wait(_) => 6,
+            Work::Record(_) => 7,
+            Work::Nothing | Work::Free(_) | Work::Callback(_) => 5,
         };
-        Self { id: fresh(), kind, work, after, child: None }
+        Self { id: fresh(), kind, work, after, child: None, origin: 0, memory: (0, 0) }
     }
 }
 
@@ -54,6 +62,7 @@ pub(crate) struct Graph {
     pub id: usize,
     pub nodes: Mutex<Vec<Node>>,
     pub owned: Mutex<Vec<Arc<Owned>>>,
+    pub objects: Mutex<Vec<Arc<Held>>>,
     me: Weak<Graph>,
 }
 impl Graph {
@@ -62,6 +71,7 @@ impl Graph {
             id: fresh(),
             nodes: Mutex::default(),
             owned: Mutex::default(),
+            objects: Mutex::default(),
             me: me.clone(),
         })
     }
@@ -71,6 +81,10 @@ impl Graph {
         driver()?.nodes.insert(id, Arc::new(NodeRef { graph: self.me.clone(), id }));
         lock(&self.nodes).push(node);
         Ok(id)
+    }
+    /// Whether it allocates or frees: then it can be neither cloned nor another's child.
+    pub fn has_memory(&self) -> bool {
+        lock(&self.nodes).iter().any(|n| matches!(n.kind, 10 | 11))
     }
     pub fn has(&self, id: usize) -> bool {
         lock(&self.nodes).iter().any(|n| n.id == id)
@@ -94,9 +108,10 @@ impl Graph {
         map.extend(nodes.iter().map(|n| (n.id, fresh())));
         for n in nodes {
             let after = n.after.iter().filter_map(|a| map.get(a).copied()).collect();
-            new.add(Node { id: map[&n.id], after, ..n })?;
+            new.add(Node { id: map[&n.id], origin: n.id, after, ..n })?;
         }
         lock(&new.owned).clone_from(&lock(&self.owned));
+        lock(&new.objects).clone_from(&lock(&self.objects));
         Ok(new)
     }
     /// The runnable form: nodes in an order that follows every dependency.
@@ -115,9 +130,11 @@ impl Graph {
         let frozen = Frozen {
             ids: nodes.iter().map(|n| n.id).collect(),
             kinds: nodes.iter().map(|n| n.kind).collect(),
+            enabled: vec![true; work.len()],
             work,
             after,
             _owned: lock(&self.owned).clone(),
+            _objects: lock(&self.objects).clone(),
         };
         if frozen.order(None).len() == nodes.len() { Ok(frozen) } else { Err(Code::InvalidValue) }
     }
@@ -138,9 +155,12 @@ pub(crate) struct Frozen {
     pub ids: Vec<usize>,
     pub kinds: Vec<u32>,
     pub work: Vec<Work>,
+    /// A node that is not enabled does nothing.
+    pub enabled: Vec<bool>,
     pub after: Vec<Vec<usize>>,
     /// Kept as long as it can run.
     _owned: Vec<Arc<Owned>>,
+    _objects: Vec<Arc<Held>>,
 }
 impl Frozen {
     /// An order of the nodes; with a generator, any that the dependencies allow.
@@ -166,17 +186,32 @@ impl Frozen {
         }
         order
     }
+    /// Index of a node by its number.
+    pub fn place(&self, id: usize) -> Option<usize> {
+        self.ids.iter().position(|x| *x == id)
+    }
+    /// Events that it records.
+    pub fn events(&self) -> Vec<Arc<Event>> {
+        let of = |w: &Work| match w {
+            Work::Record(e) => vec![e.clone()],
+            Work::Graph(g) => g.events(),
+            _ => Vec::new(),
+        };
+        self.work.iter().flat_map(of).collect()
+    }
     /// Takes what another says, under its own numbers.
     pub fn replace(&mut self, new: Self) {
-        let ids = std::mem::take(&mut self.ids);
-        *self = Self { ids, ..new };
+        let (ids, enabled) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.enabled));
+        *self = Self { ids, enabled, ..new };
     }
     /// Runs all nodes.
     pub fn run(&self, c: &Context) -> Result<(), Code> {
         let seed = driver()?.options().seed;
         for i in self.order(seed.map(|s| crate::exec::cta::Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)))
         {
-            self.work[i].run(c)?;
+            if self.enabled[i] {
+                self.work[i].run(c)?;
+            }
         }
         Ok(())
     }

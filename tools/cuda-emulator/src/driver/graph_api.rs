@@ -15,24 +15,25 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-fn graph(h: Handle) -> Result<Arc<Graph>, Code> {
-    driver()?.graphs.get(h).ok_or(Code::InvalidValue)
+pub(crate) fn graph(h: Handle) -> Result<Arc<Graph>, Code> {
+    let child = || driver().ok()?.children.get(h)?.upgrade();
+    driver()?.graphs.get(h).or_else(child).ok_or(Code::InvalidValue)
 }
-fn exec(h: Handle) -> Result<Arc<Exec>, Code> {
+pub(crate) fn exec(h: Handle) -> Result<Arc<Exec>, Code> {
     driver()?.execs.get(h).ok_or(Code::InvalidValue)
 }
-fn node(h: Handle) -> Result<(Arc<Graph>, Node), Code> {
+pub(crate) fn node(h: Handle) -> Result<(Arc<Graph>, Node), Code> {
     let r = driver()?.nodes.get(h).ok_or(Code::InvalidValue)?;
     let g = r.graph.upgrade().ok_or(Code::InvalidValue)?;
     let n = lock(&g.nodes).iter().find(|n| n.id == r.id).cloned().ok_or(Code::InvalidValue)?;
     Ok((g, n))
 }
-fn change(h: Handle, f: impl FnOnce(&mut Node) -> Result<(), Code>) -> Result<(), Code> {
+pub(crate) fn change(h: Handle, f: impl FnOnce(&mut Node) -> Result<(), Code>) -> Result<(), Code> {
     let (g, n) = node(h)?;
     let mut nodes = lock(&g.nodes);
     f(nodes.iter_mut().find(|x| x.id == n.id).ok_or(Code::InvalidValue)?)
 }
-fn add(
+pub(crate) fn add(
     out: *mut Handle,
     g: Handle,
     after: *const Handle,
@@ -48,11 +49,11 @@ fn add(
     node.after = after;
     put(out, g.add(node)? as Handle)
 }
-fn in_context(h: Handle) -> Result<Arc<Context>, Code> {
+pub(crate) fn in_context(h: Handle) -> Result<Arc<Context>, Code> {
     if h.is_null() { context() } else { context_of(h) }
 }
 /// Fills an array of the caller and says how many there are.
-fn list<T: Copy>(out: *mut T, n: *mut usize, all: &[T], none: T) -> Result<(), Code> {
+pub(crate) fn list<T: Copy>(out: *mut T, n: *mut usize, all: &[T], none: T) -> Result<(), Code> {
     if out.is_null() {
         return put(n, all.len());
     }
@@ -63,7 +64,7 @@ fn list<T: Copy>(out: *mut T, n: *mut usize, all: &[T], none: T) -> Result<(), C
     }
     put(n, all.len().min(room))
 }
-fn instantiate(out: *mut Handle, g: Handle, flags: u64) -> Result<(), Code> {
+pub(crate) fn instantiate(out: *mut Handle, g: Handle, flags: u64) -> Result<(), Code> {
     let g = graph(g)?;
     // Auto free on launch, upload, device launch, use node priority; device launch excludes auto free.
     if flags & !15 != 0 || flags & 5 == 5 {
@@ -87,7 +88,7 @@ fn verdict(out: *mut u32, result: u32, node: usize) -> Result<(), Code> {
     }
     if result == 0 { Ok(()) } else { Err(Code::GraphExecUpdateFailure) }
 }
-fn update(e: Handle, g: Handle, out: *mut u32) -> Result<(), Code> {
+pub(crate) fn update(e: Handle, g: Handle, out: *mut u32) -> Result<(), Code> {
     const TOPOLOGY: u32 = 2;
     const TYPE: u32 = 3;
     let (e, new) = (exec(e)?, graph(g)?.freeze()?);
@@ -107,7 +108,7 @@ fn update(e: Handle, g: Handle, out: *mut u32) -> Result<(), Code> {
     Arc::make_mut(&mut frozen).replace(new);
     verdict(out, 0, 0)
 }
-fn set_exec(e: Handle, n: Handle, kind: u32, work: Work) -> Result<(), Code> {
+pub(crate) fn set_exec(e: Handle, n: Handle, kind: u32, work: Work) -> Result<(), Code> {
     let e = exec(e)?;
     let mut frozen = lock(&e.frozen);
     let i = frozen.ids.iter().position(|id| *id == n as usize).ok_or(Code::InvalidValue)?;
@@ -128,7 +129,13 @@ pub(crate) struct MemsetParams {
     width: usize,
     height: usize,
 }
-fn fill(p: *const MemsetParams, c: Handle) -> Result<Work, Code> {
+impl MemsetParams {
+    pub fn of(f: &Fill) -> Self {
+        let (value, element) = (f.value, f.element as u32);
+        Self { to: f.address, pitch: f.pitch, value, element, width: f.width, height: f.height }
+    }
+}
+pub(crate) fn fill(p: *const MemsetParams, c: Handle) -> Result<Work, Code> {
     let p = get(p)?;
     let f = Fill {
         address: p.to,
@@ -151,11 +158,16 @@ pub(crate) struct HostParams {
     function: Option<unsafe extern "C" fn(*mut c_void)>,
     data: *mut c_void,
 }
-fn host(p: *const HostParams) -> Result<Work, Code> {
+impl HostParams {
+    pub fn of(h: &HostCall) -> Self {
+        Self { function: Some(h.function), data: h.data }
+    }
+}
+pub(crate) fn host(p: *const HostParams) -> Result<Work, Code> {
     let p = get(p)?;
     Ok(Work::Host(HostCall { function: p.function.ok_or(Code::InvalidValue)?, data: p.data }))
 }
-fn kernel(p: *const KernelParams) -> Result<Work, Code> {
+pub(crate) fn kernel(p: *const KernelParams) -> Result<Work, Code> {
     let p = get(p)?;
     let f = function::by_handle(if p.function.is_null() { p.kernel } else { p.function })?;
     launch::prepare(&f, p.grid, p.block, p.shared, p.params, p.extra, launch::Extras::default())
@@ -190,6 +202,20 @@ fn add_edges(g: Handle, from: *const Handle, to: *const Handle, n: usize) -> Res
     }
     Ok(())
 }
+fn remove_edges(g: Handle, from: *const Handle, to: *const Handle, n: usize) -> Result<(), Code> {
+    let g = graph(g)?;
+    for (f, t) in get_all(from, n)?.into_iter().zip(get_all(to, n)?) {
+        if !g.has(f as usize) || !g.has(t as usize) {
+            return Err(Code::InvalidValue);
+        }
+        change(t, |x| {
+            let i = x.after.iter().position(|a| *a == f as usize).ok_or(Code::InvalidValue)?;
+            x.after.swap_remove(i);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
 fn dependencies(n: Handle, out: *mut Handle, count: *mut usize) -> Result<(), Code> {
     let all: Vec<Handle> = node(n)?.1.after.iter().map(|a| *a as Handle).collect();
     list(out, count, &all, std::ptr::null_mut())
@@ -209,6 +235,9 @@ api! {
         driver()?.graphs.take(h).map(drop).ok_or(Code::InvalidValue)
     }
     fn cuGraphClone(out: *mut Handle, h: Handle) {
+        if graph(h)?.has_memory() {
+            return Err(Code::NotSupported);
+        }
         let g = graph(h)?.copy(&mut HashMap::new())?;
         put(out, g.id as Handle)?;
         driver()?.graphs.insert(g.id, g);
@@ -241,8 +270,11 @@ api! {
         let (e, (s, c)) = (exec(e)?, find(stream)?);
         let frozen = lock(&e.frozen).clone();
         let mut last = lock(&e.last);
+        let now = std::time::Instant::now();
+        let events = frozen.events();
         let before: Vec<_> = last.iter().filter(|t| !t.done()).cloned().collect();
         if let Some(t) = submit(&s, &c, Work::Graph(frozen), &before)? {
+            events.iter().for_each(|e| e.pending(&t, now));
             *last = Some(t);
         }
         Ok(())
@@ -271,6 +303,14 @@ api! {
     }
     fn cuGraphAddDependencies_v2(g: Handle, from: *const Handle, to: *const Handle, _data: *const u64, n: usize) {
         add_edges(g, from, to, n)
+    }
+    fn cuGraphRemoveDependencies(g: Handle, from: *const Handle, to: *const Handle, n: usize) {
+        remove_edges(g, from, to, n)
+    }
+    fn cuGraphRemoveDependencies_v2(
+        g: Handle, from: *const Handle, to: *const Handle, _data: *const u64, n: usize,
+    ) {
+        remove_edges(g, from, to, n)
     }
     fn cuGraphNodeGetDependencies(n: Handle, out: *mut Handle, count: *mut usize) {
         dependencies(n, out, count)
@@ -305,23 +345,10 @@ api! {
         add(out, g, after, n, || Ok(Node::new(host(p)?, Vec::new())))
     }
     fn cuGraphAddChildGraphNode(out: *mut Handle, g: Handle, after: *const Handle, n: usize, child: Handle) {
-        add(out, g, after, n, || {
-            let child = graph(child)?.copy(&mut HashMap::new())?;
-            Ok(Node { kind: 4, child: Some(child), ..Node::new(Work::Nothing, Vec::new()) })
-        })
+        add(out, g, after, n, || super::graph_nodes::child_node(child))
     }
     fn cuGraphKernelNodeGetParams_v2(n: Handle, out: *mut KernelParams) {
-        let Work::Kernel(k) = node(n)?.1.work else { return Err(Code::InvalidValue) };
-        put(out, KernelParams {
-            function: k.function.id as Handle,
-            grid: k.grid,
-            block: k.block,
-            shared: k.dynamic_shared,
-            params: std::ptr::null(),
-            extra: std::ptr::null(),
-            kernel: std::ptr::null_mut(),
-            context: std::ptr::null_mut(),
-        })
+        put(out, super::graph_nodes::kernel_params(n)?)
     }
     fn cuGraphKernelNodeSetParams_v2(n: Handle, p: *const KernelParams) {
         let work = kernel(p)?;

@@ -23,6 +23,10 @@ fn allocate(c: &Context, bytes: usize, kind: Kind) -> Result<u64, Code> {
     }
     let o = driver()?.options();
     let address = c.memory.allocate(bytes as u64, o.seed.is_some() || o.initcheck)?;
+    if kind == Kind::Managed {
+        // The host writes it without a call: nothing is known to be unwritten.
+        c.memory.written(address, bytes as u64);
+    }
     remember(c, address, bytes as u64, kind, 0);
     Ok(address)
 }
@@ -127,6 +131,42 @@ fn attribute(attribute: u32, address: u64, out: *mut c_void) -> Result<(), Code>
         14 => put(out.cast(), 0u64),
         16 => put(out.cast(), 3u32),
         17 => put(out.cast(), 0usize),
+        _ => Err(Code::InvalidValue),
+    }
+}
+
+/// Advice and prefetches are for managed memory.
+fn managed(c: &Context, address: u64, bytes: usize) -> Result<(), Code> {
+    let inside = |(first, a): (u64, Allocation)| {
+        a.kind == Kind::Managed && bytes as u64 <= a.bytes - (address - first) && bytes > 0
+    };
+    c.holder(address).is_some_and(inside).then_some(()).ok_or(Code::InvalidValue)
+}
+fn advise(address: u64, bytes: usize, advice: u32) -> Result<(), Code> {
+    managed(&*context()?, address, bytes)?;
+    if (1..=6).contains(&advice) { Ok(()) } else { Err(Code::InvalidValue) }
+}
+fn prefetch(address: u64, bytes: usize, flags: u32, stream: Handle) -> Result<(), Code> {
+    let (s, c) = find(stream)?;
+    managed(&c, address, bytes)?;
+    if flags != 0 {
+        return Err(Code::InvalidValue);
+    }
+    submit(&s, &c, Work::Nothing, &[]).map(drop)
+}
+/// What was advised is not kept: nothing is read-mostly, there is no preferred location, nothing was prefetched.
+fn range(out: *mut c_void, size: usize, which: u32, address: u64, bytes: usize) -> Result<(), Code> {
+    managed(&*context()?, address, bytes)?;
+    match which {
+        1 | 5 | 7 if size == 4 => put(out.cast(), 0u32),
+        2 | 4 | 6 | 8 if size == 4 => put(out.cast(), -2i32),
+        3 if size > 0 && size.is_multiple_of(4) => {
+            for i in 0..size / 4 {
+                // SAFETY: the caller says that `size` bytes can be written.
+                unsafe { out.cast::<i32>().add(i).write_unaligned(-2) };
+            }
+            Ok(())
+        }
         _ => Err(Code::InvalidValue),
     }
 }
@@ -262,34 +302,25 @@ api! {
         context()?.holder(address).ok_or(Code::InvalidValue)?;
         if which == 6 { Ok(()) } else { Err(Code::InvalidValue) }
     }
+    fn cuMemAdvise(address: u64, bytes: usize, advice: u32, _device: i32) {
+        advise(address, bytes, advice)
+    }
+    fn cuMemPrefetchAsync / "cuMemPrefetchAsync_ptsz" (address: u64, bytes: usize, _device: i32, stream: Handle) {
+        prefetch(address, bytes, 0, stream)
+    }
+    fn cuMemRangeGetAttribute(out: *mut c_void, size: usize, which: u32, address: u64, bytes: usize) {
+        range(out, size, which, address, bytes)
+    }
+    fn cuMemRangeGetAttributes(
+        out: *const *mut c_void, sizes: *const usize, which: *const u32, n: usize, address: u64, bytes: usize,
+    ) {
+        let (out, sizes, which) = (get_all(out, n)?, get_all(sizes, n)?, get_all(which, n)?);
+        (0..n).try_for_each(|i| range(out[i], sizes[i], which[i], address, bytes))
+    }
     fn cuMemAdvise_v2(address: u64, bytes: usize, advice: u32, _location: u64) {
-        let c = context()?;
-        if !(1..=6).contains(&advice) || !c.reaches(address, bytes as u64, true) {
-            return Err(Code::InvalidValue);
-        }
-        Ok(())
+        advise(address, bytes, advice)
     }
     fn cuMemPrefetchAsync_v2 / "cuMemPrefetchAsync_v2_ptsz" (address: u64, bytes: usize, _location: u64, flags: u32, stream: Handle) {
-        let (s, c) = find(stream)?;
-        if flags != 0 || !c.reaches(address, bytes as u64, true) {
-            return Err(Code::InvalidValue);
-        }
-        submit(&s, &c, Work::Nothing, &[]).map(drop)
-    }
-    fn cuImportExternalMemory(_out: *mut Handle, _description: *const c_void) {
-        context()?;
-        Err(Code::NotSupported)
-    }
-    fn cuExternalMemoryGetMappedBuffer(_out: *mut u64, _memory: Handle, _description: *const c_void) {
-        context()?;
-        Err(Code::InvalidHandle)
-    }
-    fn cuDestroyExternalMemory(_memory: Handle) {
-        context()?;
-        Err(Code::InvalidHandle)
-    }
-    fn cuIpcGetMemHandle(_out: *mut c_void, _address: u64) {
-        context()?;
-        Err(Code::NotSupported)
+        prefetch(address, bytes, flags, stream)
     }
 }

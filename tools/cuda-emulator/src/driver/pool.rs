@@ -19,6 +19,11 @@ fn pool(h: Handle) -> Result<Arc<Pool>, Code> {
     }
     t.get(h).ok_or(Code::InvalidValue)
 }
+/// The device of a `CUmemLocation`.
+fn located(place: *const [i32; 2]) -> Result<i32, Code> {
+    let [kind, id] = get(place)?;
+    if kind == 1 { Ok(id) } else { Err(Code::InvalidValue) }
+}
 /// The default pool of a device: handles below those of objects.
 fn default(dev: i32) -> Result<Handle, Code> {
     Ok((DEFAULT + device(dev)?.ordinal as usize) as Handle)
@@ -34,6 +39,24 @@ api! {
     fn cuDeviceSetMemPool(dev: i32, p: Handle) {
         device(dev)?;
         pool(p).map(drop)
+    }
+    fn cuMemGetDefaultMemPool(out: *mut Handle, place: *const [i32; 2], _kind: u32) {
+        put(out, default(located(place)?)?)
+    }
+    fn cuMemGetMemPool(out: *mut Handle, place: *const [i32; 2], _kind: u32) {
+        put(out, default(located(place)?)?)
+    }
+    fn cuMemSetMemPool(place: *const [i32; 2], _kind: u32, p: Handle) {
+        device(located(place)?)?;
+        pool(p).map(drop)
+    }
+    fn cuMemPoolSetAccess(p: Handle, _descriptions: *const [i32; 3], _n: usize) {
+        pool(p).map(drop)
+    }
+    fn cuMemPoolGetAccess(out: *mut u32, p: Handle, place: *const [i32; 2]) {
+        pool(p)?;
+        device(located(place)?)?;
+        put(out, 3)
     }
     fn cuMemPoolCreate(out: *mut Handle, properties: *const u32) {
         context()?;

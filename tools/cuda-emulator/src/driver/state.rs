@@ -10,6 +10,7 @@ use super::module::Module;
 use super::pool::Pool;
 use super::report::Log;
 use super::stream::Stream;
+use super::user_object::UserObject;
 use crate::error::Code;
 use crate::gpu::Gpu;
 use crate::memory::Memory;
@@ -99,6 +100,9 @@ pub(crate) struct Driver {
     pub nodes: Table<NodeRef>,
     pub execs: Table<Exec>,
     pub pools: Table<Pool>,
+    /// Graphs of child nodes, which own them.
+    pub children: Table<std::sync::Weak<Graph>>,
+    pub objects: Table<UserObject>,
     pub captures: Mutex<Vec<Arc<Capture>>>,
     pub log: Log,
 }
@@ -131,6 +135,8 @@ impl Driver {
             nodes: Table::default(),
             execs: Table::default(),
             pools: Table::default(),
+            children: Table::default(),
+            objects: Table::default(),
             captures: Mutex::default(),
         })
     }
@@ -189,6 +195,9 @@ pub(crate) fn pop() -> Option<Arc<Context>> {
 /// The thread's context, alive and without a fault.
 pub(crate) fn context() -> Result<Arc<Context>, Code> {
     driver()?;
+    if super::work::IN_HOST_FUNCTION.get() {
+        return Err(Code::NotPermitted);
+    }
     let c = current().ok_or(Code::InvalidContext)?;
     c.usable()?;
     Ok(c)

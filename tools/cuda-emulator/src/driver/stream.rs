@@ -4,7 +4,7 @@ use super::capture::{self, Joined};
 use super::context::Context;
 use super::queue::{Queue, Ticket};
 use super::state::{context, driver, fresh, lock};
-use super::work::{HostCall, Work};
+use super::work::{Callback, HostCall, Work};
 use super::{Handle, api, put};
 use crate::error::Code;
 use std::ffi::c_void;
@@ -167,6 +167,41 @@ api! {
             return Err(Code::InvalidValue);
         }
         submit(&s, &c, Work::Nothing, &[]).map(drop)
+    }
+    fn cuStreamAddCallback / "cuStreamAddCallback_ptsz" (
+        h: Handle, f: Option<unsafe extern "C" fn(*mut c_void, u32, *mut c_void)>, data: *mut c_void, flags: u32,
+    ) {
+        let (s, c) = find(h)?;
+        let function = f.filter(|_| flags == 0).ok_or(Code::InvalidValue)?;
+        capture::forbid_on(&s, Code::StreamCaptureUnsupported)?;
+        submit(&s, &c, Work::Callback(Callback { function, stream: h, data }), &[]).map(drop)
+    }
+    fn cuStreamCopyAttributes / "cuStreamCopyAttributes_ptsz" (to: Handle, from: Handle) {
+        find(to)?;
+        find(from).map(drop)
+    }
+    fn cuStreamGetAttribute / "cuStreamGetAttribute_ptsz" (h: Handle, which: u32, out: *mut [i32; 16]) {
+        let (s, _) = find(h)?;
+        let mut value = [0; 16];
+        match which {
+            8 => value[0] = s.priority,
+            1 | 3 | 9 | 10 => (),
+            _ => return Err(Code::InvalidValue),
+        }
+        put(out, value)
+    }
+    fn cuStreamSetAttribute / "cuStreamSetAttribute_ptsz" (h: Handle, which: u32, value: *const u32) {
+        find(h)?;
+        super::get(value)?;
+        // Windows of L2, how to wait, priority, domains: hints.
+        if matches!(which, 1 | 3 | 8..=10) { Ok(()) } else { Err(Code::InvalidValue) }
+    }
+    fn cuLaunchHostFunc_v2 / "cuLaunchHostFunc_v2_ptsz" (
+        h: Handle, f: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void, mode: u32,
+    ) {
+        let (s, c) = find(h)?;
+        let function = f.filter(|_| mode < 2).ok_or(Code::InvalidValue)?;
+        submit(&s, &c, Work::Host(HostCall { function, data }), &[]).map(drop)
     }
     fn cuLaunchHostFunc / "cuLaunchHostFunc_ptsz" (h: Handle, f: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
         let (s, c) = find(h)?;

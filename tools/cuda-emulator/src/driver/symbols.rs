@@ -13,13 +13,16 @@ const TABLES: &[&[super::Symbol]] = &[
     super::event::SYMBOLS,
     super::function::SYMBOLS,
     super::graph_api::SYMBOLS,
+    super::graph_nodes::SYMBOLS,
     super::launch::SYMBOLS,
     super::memory::SYMBOLS,
     super::module::SYMBOLS,
     super::names::SYMBOLS,
     super::occupancy::SYMBOLS,
     super::pool::SYMBOLS,
+    super::refused::SYMBOLS,
     super::stream::SYMBOLS,
+    super::user_object::SYMBOLS,
     SYMBOLS,
 ];
 /// The newest version; with `flags` 2 the form with the thread's default stream, where there is one.

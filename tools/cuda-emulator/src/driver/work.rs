@@ -1,6 +1,7 @@
 //! What streams and graphs do: kernels, copies, fills, host functions, frees, whole graphs.
 
 use super::context::Context;
+use super::event::Event;
 use super::function::Function;
 use super::graph::Frozen;
 use super::state::driver;
@@ -20,6 +21,11 @@ pub(crate) enum Work {
     /// Frees memory in stream order.
     Free(u64),
     Graph(Arc<Frozen>),
+    /// Records an event where a graph says so.
+    Record(Arc<Event>),
+    /// Waits for an event where a graph says so.
+    Wait(Arc<Event>),
+    Callback(Callback),
     /// A place in the order (events, joins).
     Nothing,
 }
@@ -80,6 +86,18 @@ pub(crate) struct HostCall {
 unsafe impl Send for HostCall {}
 // SAFETY: as above.
 unsafe impl Sync for HostCall {}
+
+/// `cuStreamAddCallback`.
+#[derive(Clone)]
+pub(crate) struct Callback {
+    pub function: unsafe extern "C" fn(*mut c_void, u32, *mut c_void),
+    pub stream: *mut c_void,
+    pub data: *mut c_void,
+}
+// SAFETY: as of a host function.
+unsafe impl Send for Callback {}
+// SAFETY: as above.
+unsafe impl Sync for Callback {}
 
 thread_local! {
     /// Whether this thread is inside a host function, where API calls are not permitted.
@@ -192,6 +210,7 @@ impl Kernel {
             dynamic_shared: self.dynamic_shared,
             params: self.params.clone(),
             cooperative: self.cooperative,
+            workspace: 0,
             memory: &c.memory,
             gpu: &c.device.gpu,
             options: &options,
@@ -215,6 +234,21 @@ impl Work {
                 // SAFETY: the caller of cuLaunchHostFunc says that it may be called with its data.
                 unsafe { (h.function)(h.data) };
                 IN_HOST_FUNCTION.set(false);
+                Ok(())
+            }
+            Self::Callback(x) => {
+                IN_HOST_FUNCTION.set(true);
+                // SAFETY: as of a host function.
+                unsafe { (x.function)(x.stream, 0, x.data) };
+                IN_HOST_FUNCTION.set(false);
+                Ok(())
+            }
+            Self::Record(e) => {
+                e.recorded();
+                Ok(())
+            }
+            Self::Wait(e) => {
+                e.wait();
                 Ok(())
             }
             Self::Free(address) => c.release(*address),

@@ -93,6 +93,9 @@ pub struct Launch<'a> {
     pub params: Vec<u8>,
     /// All blocks are resident at once (grid-wide barriers).
     pub cooperative: bool,
+    /// Device memory that grid-wide barriers use, in `%envreg1` (high) and `%envreg2` (low); 0: a cooperative launch gets its
+    /// own.
+    pub workspace: u64,
     /// The device's memory.
     pub memory: &'a Memory,
     /// The device.

@@ -17,6 +17,9 @@ const TOGETHER: usize = 4;
 /// How long every worker's blocks may all wait before the launch is said to make no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Bytes of a cooperative launch's workspace, zero when it begins.
+const WORKSPACE: u64 = 4096;
+
 /// What the workers share.
 struct Grid<'l> {
     launch: &'l Launch<'l>,
@@ -58,6 +61,25 @@ impl Launch<'_> {
 
     /// Runs every block, over worker threads. The geometry was checked by the caller (`driver/launch.rs`).
     pub fn run(&self) -> Report {
+        if !self.cooperative || self.workspace != 0 {
+            return self.start();
+        }
+        match self.memory.allocate(WORKSPACE, false) {
+            Ok(workspace) => {
+                self.memory.written(workspace, WORKSPACE);
+                let report = Self { workspace, params: self.params.clone(), ..*self }.start();
+                let _ = self.memory.free(workspace);
+                report
+            }
+            Err(code) => {
+                let what = "there is no device memory left for the grid's barrier";
+                let fault = Some((self.site(self.kernel as u32, 0, [0; 3], 0, None), Fault::new(code, what)));
+                Report { fault, ..Report::default() }
+            }
+        }
+    }
+
+    fn start(&self) -> Report {
         let blocks = self.grid.iter().map(|&n| u64::from(n)).product::<u64>();
         let threads = self.block.iter().map(|&n| u64::from(n)).product::<u64>();
         if blocks == 0 || threads == 0 {

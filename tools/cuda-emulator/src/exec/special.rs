@@ -71,6 +71,8 @@ fn value(name: &str, c: &Cta, warp: u32, lane: u32) -> u32 {
         "dynamic_smem_size" => l.dynamic_shared,
         "total_smem_size" | "aggr_smem_size" => c.shared.len() as u32,
         "gridid" => 1,
+        "envreg1" => (l.workspace >> 32) as u32,
+        "envreg2" => l.workspace as u32,
         _ => 0,
     }
 }
