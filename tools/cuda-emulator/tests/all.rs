@@ -25,5 +25,6 @@ mod sparse;
 mod speed;
 mod syntax;
 mod tensor;
+mod tools;
 mod video;
 mod warpops;

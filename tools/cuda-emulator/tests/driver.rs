@@ -32,17 +32,18 @@ macro_rules! refused {
 }
 pub(crate) use {ok, refused};
 
+/// The emulated driver.
+pub(crate) fn library() -> std::path::PathBuf {
+    let exe = std::env::current_exe().expect("this program");
+    let folder = exe.parent().expect("its folder");
+    let file = [folder.to_path_buf(), folder.join("..")].map(|f| f.join("libinp_cuda_emulator.so"));
+    file.into_iter().find(|f| f.exists()).expect("the cdylib is built with the tests")
+}
 /// Tests that share the primary context follow each other; a fault must not meet another test.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     static LOAD: Once = Once::new();
-    LOAD.call_once(|| {
-        let exe = std::env::current_exe().expect("this program");
-        let folder = exe.parent().expect("its folder");
-        let file = [folder.to_path_buf(), folder.join("..")].map(|f| f.join("libinp_cuda_emulator.so"));
-        switch::load(file.iter().find(|f| f.exists()).expect("the cdylib is built with the tests"))
-            .expect("loads");
-    });
+    LOAD.call_once(|| switch::load(&library()).expect("loads"));
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 /// For tests that need a driver with other settings: runs one again in a process of its own and says false; says true there.
@@ -98,6 +99,7 @@ fn add(s: &Arc<CudaStream>, f: &CudaFunction, n: usize) -> Vec<f32> {
     let count = n as i32;
     let mut l = s.launch_builder(f);
     l.arg(&a).arg(&b).arg(&mut c).arg(&count);
+    // SAFETY: the arguments are those of `add`, and its grid covers `n` elements.
     unsafe { l.launch(LaunchConfig::for_num_elems(n as u32)) }.unwrap();
     s.clone_dtoh(&c).unwrap()
 }
@@ -137,6 +139,7 @@ fn events_order_streams() {
 fn captures_and_replays() {
     let _alone = alone();
     let c = CudaContext::new(0).unwrap();
+    // SAFETY: this test orders its streams itself.
     unsafe { c.disable_event_tracking() };
     let f = module(&c).load_function("add").unwrap();
     let (s, side) = (c.new_stream().unwrap(), c.new_stream().unwrap());
@@ -151,6 +154,7 @@ fn captures_and_replays() {
         use cudarc::driver::DevicePtr;
         view.device_ptr(&side).0
     };
+    // SAFETY: the arguments are those of `add`, and the memory outlives the graph.
     unsafe { side.launch_builder(&f).arg(&p).arg(&one).arg(&p).arg(&n).launch(cfg) }.unwrap();
     s.join(&side).unwrap();
     let g = s.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().unwrap();
@@ -166,11 +170,13 @@ fn captures_and_replays() {
     assert_eq!(end.err().unwrap().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     s.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
     side.join(&s).unwrap();
+    // SAFETY: the arguments are those of `add`, and the memory outlives the graph.
     unsafe { side.launch_builder(&f).arg(&p).arg(&one).arg(&p).arg(&n).launch(cfg) }.unwrap();
     let end = s.end_capture(sys::CUgraphInstantiate_flags(0));
     assert_eq!(end.err().unwrap().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
     s.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
     assert_eq!(
+        // SAFETY: it fails, so that no memory is there to be misused.
         unsafe { result::malloc_sync(16) }.unwrap_err().0,
         CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     );
@@ -191,6 +197,7 @@ fn refuses_what_hardware_refuses() {
     let mut x = s.alloc_zeros::<f32>(n as usize).unwrap();
     let mut run = |shared_mem_bytes, threads| {
         let cfg = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes };
+        // SAFETY: the arguments are those of `dynamic`; what does not fit is refused.
         unsafe { s.launch_builder(&f).arg(&mut x).arg(&n).launch(cfg) }.map(drop).map_err(|e| e.0)
     };
     let bytes = 4 * n as u32;
@@ -210,6 +217,7 @@ fn refuses_what_hardware_refuses() {
     );
     // Handles that never were, and memory that is gone.
     let wrong = 0x1234_5670 as *mut std::ffi::c_void;
+    // SAFETY: the emulator looks handles and addresses up and follows none of them.
     unsafe {
         assert_eq!(sys::cuStreamSynchronize(wrong.cast()), CUresult::CUDA_ERROR_INVALID_HANDLE);
         assert_eq!(sys::cuModuleUnload(wrong.cast()), CUresult::CUDA_ERROR_INVALID_HANDLE);
@@ -229,9 +237,12 @@ fn a_fault_stays_with_its_context() {
     let f = module(&c).load_function("fault").unwrap();
     let null = 64u64;
     let cfg = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 };
+    // SAFETY: the argument is that of `fault`; that it points nowhere is what is tested.
     unsafe { s.launch_builder(&f).arg(&null).launch(cfg) }.unwrap();
     assert_eq!(s.synchronize().unwrap_err().0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
-    assert_eq!(unsafe { result::malloc_sync(16) }.unwrap_err().0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    // SAFETY: it fails, so that no memory is there to be misused.
+    let memory = unsafe { result::malloc_sync(16) };
+    assert_eq!(memory.unwrap_err().0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     drop((f, s, c));
     let c = CudaContext::new(0).unwrap();
     let f = module(&c).load_function("add").unwrap();
