@@ -113,7 +113,9 @@ impl Driver {
     fn new() -> Result<Self, (Code, String)> {
         let options = Options::read(setting).map_err(|e| (Code::InvalidValue, e))?;
         let mut devices = Vec::new();
-        for (gpu, ordinal) in Gpu::chosen(setting("INP_EMULATED_GPU")).map_err(|e| (Code::NoDevice, e))?.into_iter().zip(0..) {
+        for (gpu, ordinal) in
+            Gpu::chosen(setting("INP_EMULATED_GPU")).map_err(|e| (Code::NoDevice, e))?.into_iter().zip(0..)
+        {
             let memory = Memory::new(gpu.memory).map_err(|c| {
                 (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory))
             })?;
