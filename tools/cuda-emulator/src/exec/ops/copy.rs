@@ -2,6 +2,7 @@
 //! from issue to landing its destination is poisoned when a seed or a checker is on.
 //! Source: PTX ISA, "Data Movement and Conversion Instructions: Asynchronous copy".
 
+use super::lanes::simd;
 use super::mbarrier;
 use super::memory::{lanes, wrong};
 use crate::error::{Code, Fault, PtxError};
@@ -234,38 +235,41 @@ enum Live {
     Unless(SrcPred),
 }
 
-fn issue(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
-    let known = |m: &str| {
-        matches!(m, "async" | "ca" | "cg" | "shared" | "shared::cta" | "global") || m.starts_with("L2::")
-    };
-    if let Some(m) = i.mods.iter().find(|m| !known(m)) {
-        return Err(wrong(i, &format!(".{m} is not known here")));
+simd! {
+    fn issue[](s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+        let known = |m: &str| {
+            matches!(m, "async" | "ca" | "cg" | "shared" | "shared::cta" | "global") || m.starts_with("L2::")
+        };
+        if let Some(m) = i.mods.iter().find(|m| !known(m)) {
+            return Err(wrong(i, &format!(".{m} is not known here")));
+        }
+        let to = s.addr(i, s.operand(i, 0)?)?;
+        let from = s.addr(i, s.operand(i, 1)?)?;
+        let bytes = match s.operand(i, 2)? {
+            Operand::Int(n @ (4 | 8 | 16)) if *n == 16 || i.has("ca") => *n as u32,
+            _ => return Err(wrong(i, "the size must be 4, 8 or 16 (with .cg 16)")),
+        };
+        let extra = i.operands.len() - usize::from(i.has("L2::cache_hint"));
+        let live = match i.operands.get(3).filter(|_| extra > 3) {
+            None => Live::All,
+            Some(Operand::Int(n)) if *n == i64::from(bytes) => Live::All,
+            Some(o @ Operand::Reg(r)) if s.function.regs[*r as usize] == Type::Pred => {
+                Live::Unless(s.pred(i, o)?)
+            }
+            Some(o @ Operand::Not(_)) => Live::Unless(s.pred(i, o)?),
+            Some(o) => Live::Bytes(s.src32(i, o, Type::U32)?),
+        };
+        let exec: Exec = Box::new(move |w, cta, mask| {
+            if mask != 0 {
+                start(w, cta, mask, &to, &from, bytes, &live)?;
+            }
+            Ok(Flow::Next)
+        });
+        Ok((exec, Class::AsyncCopy))
     }
-    let to = s.addr(i, s.operand(i, 0)?)?;
-    let from = s.addr(i, s.operand(i, 1)?)?;
-    let bytes = match s.operand(i, 2)? {
-        Operand::Int(n @ (4 | 8 | 16)) if *n == 16 || i.has("ca") => *n as u32,
-        _ => return Err(wrong(i, "the size must be 4, 8 or 16 (with .cg 16)")),
-    };
-    let extra = i.operands.len() - usize::from(i.has("L2::cache_hint"));
-    let live = match i.operands.get(3).filter(|_| extra > 3) {
-        None => Live::All,
-        Some(Operand::Int(n)) if *n == i64::from(bytes) => Live::All,
-        Some(o @ Operand::Reg(r)) if s.function.regs[*r as usize] == Type::Pred => {
-            Live::Unless(s.pred(i, o)?)
-        }
-        Some(o @ Operand::Not(_)) => Live::Unless(s.pred(i, o)?),
-        Some(o) => Live::Bytes(s.src32(i, o, Type::U32)?),
-    };
-    let exec: Exec = Box::new(move |w, cta, mask| {
-        if mask != 0 {
-            start(w, cta, mask, &to, &from, bytes, &live)?;
-        }
-        Ok(Flow::Next)
-    });
-    Ok((exec, Class::AsyncCopy))
 }
 
+#[inline(always)]
 fn start(
     w: &Warp,
     cta: &mut Cta,

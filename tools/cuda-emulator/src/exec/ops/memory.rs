@@ -1,6 +1,7 @@
 //! ld, ldu, st, prefetches and cache policies. Source: PTX ISA, "Data Movement and Conversion Instructions".
 
 use super::copy;
+use super::lanes::simd;
 use crate::error::PtxError;
 use crate::exec::cta::{Access, Kind, Order};
 use crate::exec::decode::{Addr, Decoded, Dst, Scope, Src32, Src64};
@@ -243,66 +244,68 @@ enum Get {
     W128(u32),
 }
 
-fn load(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
-    let f = Form::of(i, &[])?;
-    let mut gets = Vec::new();
-    for (n, o) in elements(i, s.operand(i, 0)?, f.count)?.iter().enumerate() {
-        let at = n * f.ty.bytes() as usize;
-        let bits = if let Operand::Reg(r) = o { s.function.regs[*r as usize].bits() } else { 128 };
-        if bits < f.ty.bits() {
-            return Err(wrong(i, "the destination is narrower than the type"));
-        }
-        let signed = f.ty.signed();
-        gets.push((
-            at,
-            match s.dst(i, o)? {
-                Dst::R32(slot) => {
-                    let keep = if bits < 32 { (1 << bits) - 1 } else { !0 };
-                    Get::W32(slot, choose!(get32, f.ty, f.strong(), signed), keep)
-                }
-                Dst::R64(slot) => Get::W64(slot, choose!(get64, f.ty, f.strong(), signed)),
-                Dst::R128(slot) if f.ty == Type::B128 => Get::W128(slot),
-                Dst::Sink => continue,
-                _ => return Err(wrong(i, "this destination cannot hold the type")),
-            },
-        ));
-    }
-    let addr = s.addr(i, s.operand(i, 1)?)?;
-    let class = match f.space {
-        Space::Generic => Class::LoadGeneric,
-        Space::Global => Class::LoadGlobal,
-        Space::Const | Space::Param => Class::LoadConst,
-        Space::Shared => Class::LoadShared,
-        Space::Local => Class::LoadLocal,
-    };
-    let (space, order, bytes) = (f.space, f.order, f.bytes());
-    let exec: Exec = Box::new(move |w, cta, mask| {
-        copy::drift(cta);
-        let addresses = &addr.get(w);
-        let p = cta.access(w, &Access { kind: Kind::Read, space, addresses, bytes, mask, order })?;
-        for (at, get) in &gets {
-            // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
-            unsafe {
-                match get {
-                    Get::W32(slot, get, keep) => {
-                        let mut x = get(&p, *at, mask);
-                        if *keep != !0 {
-                            x.0.iter_mut().for_each(|x| *x &= keep);
-                        }
-                        w.set32(*slot, mask, &x);
+simd! {
+    fn load[](s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+        let f = Form::of(i, &[])?;
+        let mut gets = Vec::new();
+        for (n, o) in elements(i, s.operand(i, 0)?, f.count)?.iter().enumerate() {
+            let at = n * f.ty.bytes() as usize;
+            let bits = if let Operand::Reg(r) = o { s.function.regs[*r as usize].bits() } else { 128 };
+            if bits < f.ty.bits() {
+                return Err(wrong(i, "the destination is narrower than the type"));
+            }
+            let signed = f.ty.signed();
+            gets.push((
+                at,
+                match s.dst(i, o)? {
+                    Dst::R32(slot) => {
+                        let keep = if bits < 32 { (1 << bits) - 1 } else { !0 };
+                        Get::W32(slot, choose!(get32, f.ty, f.strong(), signed), keep)
                     }
-                    Get::W64(slot, get) => w.set64(*slot, mask, &get(&p, *at, mask)),
-                    Get::W128(slot) => {
-                        let mut x = [0; 32];
-                        lanes(mask).for_each(|l| x[l] = p[l].add(*at).cast::<u128>().read_unaligned());
-                        w.set128(*slot, mask, &x);
+                    Dst::R64(slot) => Get::W64(slot, choose!(get64, f.ty, f.strong(), signed)),
+                    Dst::R128(slot) if f.ty == Type::B128 => Get::W128(slot),
+                    Dst::Sink => continue,
+                    _ => return Err(wrong(i, "this destination cannot hold the type")),
+                },
+            ));
+        }
+        let addr = s.addr(i, s.operand(i, 1)?)?;
+        let class = match f.space {
+            Space::Generic => Class::LoadGeneric,
+            Space::Global => Class::LoadGlobal,
+            Space::Const | Space::Param => Class::LoadConst,
+            Space::Shared => Class::LoadShared,
+            Space::Local => Class::LoadLocal,
+        };
+        let (space, order, bytes) = (f.space, f.order, f.bytes());
+        let exec: Exec = Box::new(move |w, cta, mask| {
+            copy::drift(cta);
+            let addresses = &addr.get(w);
+            let p = cta.access(w, &Access { kind: Kind::Read, space, addresses, bytes, mask, order })?;
+            for (at, get) in &gets {
+                // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
+                unsafe {
+                    match get {
+                        Get::W32(slot, get, keep) => {
+                            let mut x = get(&p, *at, mask);
+                            if *keep != !0 {
+                                x.0.iter_mut().for_each(|x| *x &= keep);
+                            }
+                            w.set32(*slot, mask, &x);
+                        }
+                        Get::W64(slot, get) => w.set64(*slot, mask, &get(&p, *at, mask)),
+                        Get::W128(slot) => {
+                            let mut x = [0; 32];
+                            lanes(mask).for_each(|l| x[l] = p[l].add(*at).cast::<u128>().read_unaligned());
+                            w.set128(*slot, mask, &x);
+                        }
                     }
                 }
             }
-        }
-        Ok(Flow::Next)
-    });
-    Ok((exec, class))
+            Ok(Flow::Next)
+        });
+        Ok((exec, class))
+    }
 }
 
 enum Put {
@@ -311,55 +314,57 @@ enum Put {
     W128(u32),
 }
 
-fn store(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
-    let f = Form::of(i, &[])?;
-    if f.space == Space::Const {
-        return Err(wrong(i, "constant memory cannot be written"));
-    }
-    let addr = s.addr(i, s.operand(i, 0)?)?;
-    let mut puts = Vec::new();
-    for (n, o) in elements(i, s.operand(i, 1)?, f.count)?.iter().enumerate() {
-        let bits = if let Operand::Reg(r) = o { s.function.regs[*r as usize].bits() } else { f.ty.bits() };
-        if bits < f.ty.bits() {
-            return Err(wrong(i, "the source is narrower than the type"));
+simd! {
+    fn store[](s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+        let f = Form::of(i, &[])?;
+        if f.space == Space::Const {
+            return Err(wrong(i, "constant memory cannot be written"));
         }
-        let put = match (bits, o) {
-            (128, Operand::Reg(_)) if f.ty == Type::B128 => match s.dst(i, o)? {
-                Dst::R128(slot) => Put::W128(slot),
-                _ => return Err(wrong(i, "this source cannot hold the type")),
-            },
-            (64, _) => Put::W64(s.src64(i, o, f.ty)?, choose!(put64, f.ty, f.strong(), false)),
-            _ => Put::W32(s.src32(i, o, f.ty)?, choose!(put32, f.ty, f.strong(), false)),
+        let addr = s.addr(i, s.operand(i, 0)?)?;
+        let mut puts = Vec::new();
+        for (n, o) in elements(i, s.operand(i, 1)?, f.count)?.iter().enumerate() {
+            let bits = if let Operand::Reg(r) = o { s.function.regs[*r as usize].bits() } else { f.ty.bits() };
+            if bits < f.ty.bits() {
+                return Err(wrong(i, "the source is narrower than the type"));
+            }
+            let put = match (bits, o) {
+                (128, Operand::Reg(_)) if f.ty == Type::B128 => match s.dst(i, o)? {
+                    Dst::R128(slot) => Put::W128(slot),
+                    _ => return Err(wrong(i, "this source cannot hold the type")),
+                },
+                (64, _) => Put::W64(s.src64(i, o, f.ty)?, choose!(put64, f.ty, f.strong(), false)),
+                _ => Put::W32(s.src32(i, o, f.ty)?, choose!(put32, f.ty, f.strong(), false)),
+            };
+            puts.push((n * f.ty.bytes() as usize, put));
+        }
+        let class = match f.space {
+            Space::Generic => Class::StoreGeneric,
+            Space::Shared => Class::StoreShared,
+            Space::Local | Space::Param => Class::StoreLocal,
+            _ => Class::StoreGlobal,
         };
-        puts.push((n * f.ty.bytes() as usize, put));
-    }
-    let class = match f.space {
-        Space::Generic => Class::StoreGeneric,
-        Space::Shared => Class::StoreShared,
-        Space::Local | Space::Param => Class::StoreLocal,
-        _ => Class::StoreGlobal,
-    };
-    let (space, order, bytes) = (f.space, f.order, f.bytes());
-    let exec: Exec = Box::new(move |w, cta, mask| {
-        copy::drift(cta);
-        let addresses = &addr.get(w);
-        let p = cta.access(w, &Access { kind: Kind::Write, space, addresses, bytes, mask, order })?;
-        for (at, put) in &puts {
-            // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
-            unsafe {
-                match put {
-                    Put::W32(x, put) => put(&p, *at, mask, x.get(w)),
-                    Put::W64(x, put) => put(&p, *at, mask, x.get(w)),
-                    Put::W128(slot) => {
-                        lanes(mask)
-                            .for_each(|l| p[l].add(*at).cast::<u128>().write_unaligned(w.r128(*slot)[l]));
+        let (space, order, bytes) = (f.space, f.order, f.bytes());
+        let exec: Exec = Box::new(move |w, cta, mask| {
+            copy::drift(cta);
+            let addresses = &addr.get(w);
+            let p = cta.access(w, &Access { kind: Kind::Write, space, addresses, bytes, mask, order })?;
+            for (at, put) in &puts {
+                // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
+                unsafe {
+                    match put {
+                        Put::W32(x, put) => put(&p, *at, mask, x.get(w)),
+                        Put::W64(x, put) => put(&p, *at, mask, x.get(w)),
+                        Put::W128(slot) => {
+                            lanes(mask)
+                                .for_each(|l| p[l].add(*at).cast::<u128>().write_unaligned(w.r128(*slot)[l]));
+                        }
                     }
                 }
             }
-        }
-        Ok(Flow::Next)
-    });
-    Ok((exec, class))
+            Ok(Flow::Next)
+        });
+        Ok((exec, class))
+    }
 }
 
 /// The 128 bytes hold nothing from now on: poison says so under an adversarial schedule or the checkers.

@@ -6,18 +6,41 @@ use crate::error::PtxError;
 use crate::exec::cta::{Access, Kind, Order};
 use crate::exec::decode::{Dst, Scope, Src32};
 use crate::exec::ops::copy;
+use crate::exec::ops::lanes::simd;
 use crate::exec::ops::memory::{Form, elements, wrong};
 use crate::exec::{Class, Exec, Flow, L32, Mask};
 use crate::ptx::ast::{Instr, Space, Type};
 
 const WORDS: &[&str] = &["sync", "aligned", "m8n8", "x1", "x2", "x4", "trans"];
 
+#[cfg(not(target_arch = "x86_64"))]
 fn transposed(m: &L32) -> L32 {
+    let at = |r: usize, c: usize| m.0[r * 4 + c / 2] >> (c % 2 * 16) & 0xffff;
+    L32(std::array::from_fn(|l| at(l % 4 * 2, l / 4) | at(l % 4 * 2 + 1, l / 4) << 16))
+}
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transposed(m: &L32) -> L32 {
+    use std::arch::x86_64::*;
     let mut t = L32::splat(0);
-    for l in 0..32 {
-        let (row, column) = (l / 4, l % 4 * 2);
-        let at = |r: usize| m.0[r * 4 + row / 2] >> (row % 2 * 16) & 0xffff;
-        t.0[l] = at(column) | at(column + 1) << 16;
+    // SAFETY: every x86-64 has SSE2; each load and store is of a row, eight of 16 bits, within its array.
+    unsafe {
+        let rows: [__m128i; 8] = std::array::from_fn(|r| _mm_loadu_si128(m.0.as_ptr().add(4 * r).cast()));
+        // Pairs, fours, eights of a column come together.
+        let two = |r: usize, high: bool| match high {
+            false => _mm_unpacklo_epi16(rows[r], rows[r + 1]),
+            true => _mm_unpackhi_epi16(rows[r], rows[r + 1]),
+        };
+        for (n, high) in [false, true].into_iter().enumerate() {
+            let [a, b, c, d] = [two(0, high), two(2, high), two(4, high), two(6, high)];
+            let low = [_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d)];
+            let up = [_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d)];
+            for (k, [x, y]) in [low, up].into_iter().enumerate() {
+                let to = t.0.as_mut_ptr().add(16 * n + 8 * k);
+                _mm_storeu_si128(to.cast(), _mm_unpacklo_epi64(x, y));
+                _mm_storeu_si128(to.add(4).cast(), _mm_unpackhi_epi64(x, y));
+            }
+        }
     }
     t
 }
@@ -42,61 +65,65 @@ fn rows(count: usize) -> Mask {
     if count == 4 { !0 } else { (1 << (8 * count)) - 1 }
 }
 
-pub(super) fn load(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
-    let (space, count, trans) = form(i)?;
-    let mut dsts = [None; 4];
-    for (d, o) in dsts.iter_mut().zip(elements(i, s.operand(i, 0)?, count)?) {
-        *d = match s.dst(i, o)? {
-            Dst::R32(slot) => Some(slot),
-            Dst::Sink => None,
-            _ => return Err(wrong(i, "a fragment is in 32-bit registers")),
-        };
+simd! {
+    pub(super) fn load[](s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+        let (space, count, trans) = form(i)?;
+        let mut dsts = [None; 4];
+        for (d, o) in dsts.iter_mut().zip(elements(i, s.operand(i, 0)?, count)?) {
+            *d = match s.dst(i, o)? {
+                Dst::R32(slot) => Some(slot),
+                Dst::Sink => None,
+                _ => return Err(wrong(i, "a fragment is in 32-bit registers")),
+            };
+        }
+        let addr = s.addr(i, s.operand(i, 1)?)?;
+        let exec: Exec = Box::new(move |w, cta, mask| {
+            if let Some(flow) = whole(w, cta, mask)? {
+                return Ok(flow);
+            }
+            copy::drift(cta);
+            let (kind, order, mask) = (Kind::Read, Order::Weak, rows(count));
+            let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
+            for (m, d) in dsts[..count].iter().enumerate() {
+                let mut x = L32::splat(0);
+                for (row, p) in x.0.chunks_exact_mut(4).zip(&p[8 * m..]) {
+                    // SAFETY: `access` vouches for 16 bytes at each pointer of the mask.
+                    row.copy_from_slice(&unsafe { p.cast::<[u32; 4]>().read_unaligned() });
+                }
+                if let Some(slot) = d {
+                    w.set32(*slot, !0, &if trans { transposed(&x) } else { x });
+                }
+            }
+            Ok(Flow::Next)
+        });
+        Ok((exec, Class::MatrixLoad))
     }
-    let addr = s.addr(i, s.operand(i, 1)?)?;
-    let exec: Exec = Box::new(move |w, cta, mask| {
-        if let Some(flow) = whole(w, cta, mask)? {
-            return Ok(flow);
-        }
-        copy::drift(cta);
-        let (kind, order, mask) = (Kind::Read, Order::Weak, rows(count));
-        let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
-        for (m, d) in dsts[..count].iter().enumerate() {
-            let mut x = L32::splat(0);
-            for (row, p) in x.0.chunks_exact_mut(4).zip(&p[8 * m..]) {
-                // SAFETY: `access` vouches for 16 bytes at each pointer of the mask.
-                row.copy_from_slice(&unsafe { p.cast::<[u32; 4]>().read_unaligned() });
-            }
-            if let Some(slot) = d {
-                w.set32(*slot, !0, &if trans { transposed(&x) } else { x });
-            }
-        }
-        Ok(Flow::Next)
-    });
-    Ok((exec, Class::MatrixLoad))
 }
 
-pub(super) fn store(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
-    let (space, count, trans) = form(i)?;
-    let addr = s.addr(i, s.operand(i, 0)?)?;
-    let sources = elements(i, s.operand(i, 1)?, count)?;
-    let sources: Vec<Src32> = sources.iter().map(|o| s.src32(i, o, Type::B32)).collect::<Result<_, _>>()?;
-    let exec: Exec = Box::new(move |w, cta, mask| {
-        if let Some(flow) = whole(w, cta, mask)? {
-            return Ok(flow);
-        }
-        copy::drift(cta);
-        let (kind, order, mask) = (Kind::Write, Order::Weak, rows(sources.len()));
-        let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
-        for (m, x) in sources.iter().enumerate() {
-            let x = if trans { transposed(x.get(w)) } else { *x.get(w) };
-            for (row, p) in x.0.as_chunks::<4>().0.iter().zip(&p[8 * m..]) {
-                // SAFETY: `access` vouches for 16 bytes at each pointer of the mask.
-                unsafe { p.cast::<[u32; 4]>().write_unaligned(*row) };
+simd! {
+    pub(super) fn store[](s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
+        let (space, count, trans) = form(i)?;
+        let addr = s.addr(i, s.operand(i, 0)?)?;
+        let sources = elements(i, s.operand(i, 1)?, count)?;
+        let sources: Vec<Src32> = sources.iter().map(|o| s.src32(i, o, Type::B32)).collect::<Result<_, _>>()?;
+        let exec: Exec = Box::new(move |w, cta, mask| {
+            if let Some(flow) = whole(w, cta, mask)? {
+                return Ok(flow);
             }
-        }
-        Ok(Flow::Next)
-    });
-    Ok((exec, Class::MatrixLoad))
+            copy::drift(cta);
+            let (kind, order, mask) = (Kind::Write, Order::Weak, rows(sources.len()));
+            let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
+            for (m, x) in sources.iter().enumerate() {
+                let x = if trans { transposed(x.get(w)) } else { *x.get(w) };
+                for (row, p) in x.0.as_chunks::<4>().0.iter().zip(&p[8 * m..]) {
+                    // SAFETY: `access` vouches for 16 bytes at each pointer of the mask.
+                    unsafe { p.cast::<[u32; 4]>().write_unaligned(*row) };
+                }
+            }
+            Ok(Flow::Next)
+        });
+        Ok((exec, Class::MatrixLoad))
+    }
 }
 
 pub(super) fn transpose(s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
