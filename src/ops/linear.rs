@@ -1,5 +1,6 @@
 //! `y = x·Wᵀ + b`: every linear layer, forward and backward.
 
+pub mod cuda;
 pub mod gemm;
 pub(crate) mod micro;
 pub(crate) mod pack;

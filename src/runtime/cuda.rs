@@ -11,7 +11,7 @@ mod stream;
 
 pub use buffer::{Arena, Buffer, DevicePtr, Pinned};
 pub use driver::{emulated_report, set_emulated};
-pub use gpu::{Gpu, count};
+pub use gpu::{Gpu, Machine, count};
 pub use graph::Graph;
-pub use kernel::{Geometry, Kernel};
+pub use kernel::{Geometry, Kernel, asked};
 pub use stream::{Event, Stream};

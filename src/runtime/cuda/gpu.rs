@@ -39,6 +39,23 @@ unsafe impl Send for Inner {}
 // SAFETY: as above; what changes lies behind mutexes.
 unsafe impl Sync for Inner {}
 
+/// What models of costs know of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Architecture: 80 is sm_80.
+    pub arch: u32,
+    /// Streaming multiprocessors.
+    pub sms: usize,
+    /// Most bytes of shared memory of a block; a multiprocessor has 1 KiB more.
+    pub shared: usize,
+}
+
+impl From<&Gpu> for Machine {
+    fn from(gpu: &Gpu) -> Self {
+        Self { arch: gpu.arch(), sms: gpu.sms() as usize, shared: gpu.shared_optin() as usize }
+    }
+}
+
 /// Number of GPUs that the driver finds.
 pub fn count() -> Result<usize> {
     init()?;

@@ -30,6 +30,13 @@ impl fmt::Display for Geometry {
     }
 }
 
+/// The variant that `INP_KERNEL=stem=variant,stem=variant…` asks for.
+pub fn asked(stem: &str) -> Option<String> {
+    let text = std::env::var("INP_KERNEL").ok()?;
+    let mut pairs = text.split(',').filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == stem).map(|(_, variant)| variant.into())
+}
+
 /// A loaded kernel, of a module that its GPU holds.
 pub(super) struct Function {
     raw: sys::CUfunction,
