@@ -1,5 +1,6 @@
 //! `linear` and its matrix product against naive f64 loops.
 
+mod cuda;
 mod packed;
 
 use inp_former::ops::linear::{

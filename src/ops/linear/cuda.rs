@@ -29,7 +29,12 @@ impl Shape {
         // Offsets are counted in 32 bits of 16 bytes, rows and columns in 31; 65 535 is the grid's limit.
         let fits = |n: usize| n.saturating_mul(inputs) >> 33 == 0 && n >> 31 == 0;
         let whole = rows * outputs * inputs > 0 && outputs % 8 == 0 && inputs % 8 == 0;
-        if whole && fits(rows) && fits(outputs) && outputs.div_ceil(64) <= 65_535 && rows.div_ceil(256) <= 65_535 {
+        if whole
+            && fits(rows)
+            && fits(outputs)
+            && outputs.div_ceil(64) <= 65_535
+            && rows.div_ceil(256) <= 65_535
+        {
             return Ok(());
         }
         Err(Error::usage(format!(

@@ -87,7 +87,8 @@ pub fn cycles(v: &Variant, dtype: DType, m: &Machine, s: &Shape, gelu: bool) -> 
     let loads = 4.0 * warps * (v.fragments.0 + v.fragments.1) as f64;
     let shared = loads + copied / 128.0;
     // A stage's barrier and the fragments behind it take about 60 cycles when no other block fills them.
-    let alone = tensor.max(2.0 * v.fragments.0 as f64 * v.fragments.1 as f64 * mma) + 60.0 * 16.0 / v.depth as f64;
+    let alone =
+        tensor.max(2.0 * v.fragments.0 as f64 * v.fragments.1 as f64 * mma) + 60.0 * 16.0 / v.depth as f64;
     let epilogue = rows * columns * if gelu { 22.0 } else { 10.0 } / lanes;
 
     let steps = (s.inputs * dtype.bytes()).div_ceil(2 * v.depth) as f64 * v.depth as f64 / 16.0;
@@ -121,5 +122,7 @@ pub fn choose(
     let cost = |v: &&Variant| cycles(v, dtype, m, s, gelu);
     let fits = VARIANTS.iter().filter(|v| v.held(m) > 0);
     let best = fits.min_by(|a, b| cost(a).total_cmp(&cost(b)));
-    best.ok_or_else(|| Error::Device(format!("linear: no CUDA variant fits {} bytes of shared memory", m.shared)))
+    best.ok_or_else(|| {
+        Error::Device(format!("linear: no CUDA variant fits {} bytes of shared memory", m.shared))
+    })
 }
