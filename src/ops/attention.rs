@@ -1,6 +1,8 @@
 //! Self-attention of the frozen encoder (forward only): softmax(q·kᵀ·D^-0.5)·v per head, rows of the score matrix
 //! made and consumed in the nearest cache, a register tile's at a time, never N×N.
 
+pub mod cuda;
+
 use crate::error::{Error, Result};
 use crate::ops::linear::micro::{self, Out, Rows};
 use crate::ops::linear::pack::{Mat, Pack};

@@ -1,5 +1,7 @@
 //! `attention` against a naive f64 softmax, over shapes around every tile.
 
+mod cuda;
+
 use inp_former::ops::attention::{self, Softmax};
 use inp_former::runtime::{Cpu, Tensor};
 
