@@ -43,6 +43,14 @@ impl Variant {
     const fn new(name: &'static str, rows: usize, warps: usize, registers: usize) -> Self {
         Self { name, rows, warps, registers }
     }
+    /// The variant of that name.
+    pub fn named(dtype: DType, name: &str) -> Result<&'static Self> {
+        variants(dtype).iter().find(|v| v.name == name).ok_or_else(|| {
+            let all: Vec<_> = variants(dtype).iter().map(|v| v.name).collect();
+            let (dtype, all) = (dtype.name(), all.join(", "));
+            Error::usage(format!("attention has no CUDA variant \"{name}\" for {dtype}; there are {all}"))
+        })
+    }
     /// Whether a warp has 32 rows, one tile after the other; else 16, and the next tile's scores ahead.
     fn wide(&self) -> bool {
         self.rows == 32 * self.warps
@@ -58,16 +66,10 @@ const WIDE: [Variant; 3] = [
     Variant::new("128x4", 128, 4, 255),
     Variant::new("64x2", 64, 2, 255),
 ];
-const NARROW: [Variant; 3] = [
-    Variant::new("128x8", 128, 8, 176),
-    Variant::new("64x4", 64, 4, 168),
-    Variant::new("32x2", 32, 2, 168),
-];
-const TF32: [Variant; 3] = [
-    Variant::new("128x8", 128, 8, 232),
-    Variant::new("64x4", 64, 4, 232),
-    Variant::new("32x2", 32, 2, 232),
-];
+const NARROW: [Variant; 3] =
+    [Variant::new("128x8", 128, 8, 176), Variant::new("64x4", 64, 4, 168), Variant::new("32x2", 32, 2, 168)];
+const TF32: [Variant; 3] =
+    [Variant::new("128x8", 128, 8, 232), Variant::new("64x4", 64, 4, 232), Variant::new("32x2", 32, 2, 232)];
 const SIXTEEN: [Variant; 6] = [WIDE[0], WIDE[1], WIDE[2], NARROW[0], NARROW[1], NARROW[2]];
 
 /// The kernels for an element type.
@@ -130,11 +132,18 @@ pub fn cycles(v: &Variant, dtype: DType, m: &Machine, s: &Shape) -> f64 {
     s.tokens.div_ceil(64) as f64 * (rounds as f64 * round(held) + last)
 }
 
-/// The variant with the fewest predicted cycles among those that the GPU can run.
-pub fn choose(dtype: DType, m: &Machine, s: &Shape) -> &'static Variant {
-    let all = variants(dtype);
-    let fits = all.iter().filter(|v| v.shared(dtype) <= m.shared);
-    fits.min_by(|a, b| cycles(a, dtype, m, s).total_cmp(&cycles(b, dtype, m, s))).unwrap_or(&all[all.len() - 1])
+/// The variant with the fewest predicted cycles among those that the GPU can run, or the one that is asked for.
+///
+/// Errors: an unknown one.
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static Variant> {
+    if let Some(name) = asked {
+        return Variant::named(dtype, name);
+    }
+    let fits = variants(dtype).iter().filter(|v| v.shared(dtype) <= m.shared);
+    let best = fits.min_by(|a, b| cycles(a, dtype, m, s).total_cmp(&cycles(b, dtype, m, s)));
+    best.ok_or_else(|| {
+        Error::Device(format!("attention: no CUDA variant fits {} bytes of shared memory", m.shared))
+    })
 }
 
 /// qkv `(B·T, 3C)` of the element type, columns q, k, v, a head's 64 together, q holding 1/8·log2(e) → out `(B·T, C)`,
@@ -149,26 +158,24 @@ pub fn forward(
     qkv: &Buffer<u8>,
     s: &Shape,
 ) -> Result<()> {
-    let Some(v) = variants(dtype).iter().find(|v| v.name == variant) else {
-        let names: Vec<_> = variants(dtype).iter().map(|v| v.name).collect();
-        let (dtype, names) = (dtype.name(), names.join(", "));
-        return Err(Error::Usage(format!("attention has no {dtype} variant {variant}; there are {names}")));
-    };
-    let elements = s.batch * s.tokens * 64 * s.heads;
-    let sizes = [("qkv", qkv, 3), ("out", out, 1)];
-    for (tensor, buffer, parts) in sizes {
-        if elements == 0 || buffer.len() != elements * parts * dtype.bytes() {
-            return Err(Error::Shape {
-                op: "attention",
-                tensor,
-                wanted: format!("({}·{}, {parts}·64·{}) of {}, not empty", s.batch, s.tokens, s.heads, dtype.name()),
-                got: format!("{} bytes", buffer.len()),
-            });
+    let v = Variant::named(dtype, variant)?;
+    let Shape { batch, tokens, heads } = *s;
+    // Offsets within an image are counted in 32 bits of 16 bytes.
+    if batch * tokens * heads == 0 || tokens.saturating_mul(heads) >> 26 > 0 {
+        return Err(Error::usage(format!(
+            "attention: CUDA kernels take at least one image, token and head, and less than 2^26 tokens times heads, not {s:?}"
+        )));
+    }
+    let bytes = batch * tokens * 64 * heads * dtype.bytes();
+    for (tensor, buffer, parts) in [("qkv", qkv, 3), ("out", out, 1)] {
+        if buffer.len() != bytes * parts {
+            let [wanted, got] = [bytes * parts, buffer.len()].map(|n| format!("{n} bytes"));
+            return Err(Error::Shape { op: "attention", tensor, wanted, got });
         }
     }
     let kernel = stream.gpu().kernel(&format!("attention_fwd_{}_{}", v.name, dtype.name()))?;
-    let grid = [s.tokens.div_ceil(v.rows), s.heads, s.batch].map(|n| n as u32);
+    let grid = [tokens.div_ceil(v.rows), heads, batch].map(|n| n as u32);
     let geometry = Geometry { grid, block: 32 * v.warps as u32, shared: v.shared(dtype) as u32 };
-    let params = Params { qkv: qkv.ptr(), out: out.ptr(), tokens: s.tokens as i32, heads: s.heads as i32 };
+    let params = Params { qkv: qkv.ptr(), out: out.ptr(), tokens: tokens as i32, heads: heads as i32 };
     kernel.launch(stream, geometry, &params)
 }
