@@ -1,5 +1,6 @@
 //! The one bench binary: every op, then whole images. `cargo bench --bench all -- linear` runs one stem.
 
+mod gpu;
 mod metrics;
 #[path = "../tests/models.rs"]
 mod models;

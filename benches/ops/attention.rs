@@ -1,7 +1,9 @@
-//! `attention`: one block of ViT-S and of ViT-B at 392 px, one picture.
+//! `attention`: one block of ViT-S and of ViT-B at 392 px, one picture; on a GPU every variant, also of 32 pictures.
 
-use inp_former::ops::attention;
+use inp_former::ops::attention::{self, cuda};
+use inp_former::runtime::DType;
 
+use crate::gpu;
 use crate::peak::{Work, cpus, time};
 use crate::support::{close, random};
 
@@ -18,6 +20,22 @@ pub fn all(c: &mut criterion::Criterion) {
             // Two products of (T, T, D) a head.
             time(c, "attention", &case, &cpu, Work::Flop(4.0 * (t * t * d * heads) as f64), || {
                 attention::forward(&cpu, &qkv, heads).unwrap()
+            });
+        }
+    }
+    let Some(gpu) = gpu::gpu() else { return };
+    let real = [[1, 789, 6], [1, 789, 12], [32, 789, 12]];
+    let shapes: &[[usize; 3]] = if gpu.is_emulated() { &[[1, 197, 1]] } else { &real };
+    for (&[batch, tokens, heads], dtype) in shapes.iter().flat_map(|s| DType::ALL.map(|d| (s, d))) {
+        let s = cuda::Shape { batch, tokens, heads };
+        let values = random("qkv", &[batch, tokens, 3 * heads * d]);
+        let qkv = gpu.upload(&dtype.encode(&values.data)).unwrap();
+        let out = gpu.uninit(qkv.len() / 3).unwrap();
+        for v in cuda::variants(dtype) {
+            let case = format!("{batch}x{tokens}x{heads}x{d}/{}/{}", dtype.name(), v.name);
+            let work = Work::Flop(4.0 * (batch * tokens * tokens * d * heads) as f64);
+            gpu::time(c, "attention", &case, gpu, work, |stream| {
+                cuda::forward(stream, dtype, v.name, &out, &qkv, &s).unwrap();
             });
         }
     }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Gpu, Stream};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream};
 
 /// Sizes of a call; a head has 64 channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,22 +77,6 @@ pub fn variants(dtype: DType) -> &'static [Variant] {
     match dtype {
         DType::Bf16 | DType::F16 => &SIXTEEN,
         DType::Tf32 => &TF32,
-    }
-}
-
-/// What the model of costs knows of a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// Architecture: 80 is sm_80.
-    pub arch: u32,
-    /// Streaming multiprocessors.
-    pub sms: usize,
-    /// Most bytes of shared memory of a block.
-    pub shared: usize,
-}
-impl From<&Gpu> for Machine {
-    fn from(gpu: &Gpu) -> Self {
-        Self { arch: gpu.arch(), sms: gpu.sms() as usize, shared: gpu.shared_optin() as usize }
     }
 }
 

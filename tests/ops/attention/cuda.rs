@@ -1,8 +1,8 @@
 //! `attention` on a GPU against f64 on the rounded inputs, every variant, around every tile and at the model's size.
 
-use inp_former::ops::attention::cuda::{self, Machine, Shape, Variant};
+use inp_former::ops::attention::cuda::{self, Shape, Variant};
 use inp_former::runtime::DType;
-use inp_former::runtime::cuda::Gpu;
+use inp_former::runtime::cuda::{Gpu, Machine};
 
 use crate::support::*;
 
