@@ -59,6 +59,8 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
     const E* gram = static_cast<const E*>(p.gram) + size_t(image) * 2 * padded * padded;
     const E* va = static_cast<const E*>(p.va) + (size_t(image) * p.width + first * TILE) * padded;
     const uint32_t a_base = shared_address(shared), b_base = a_base + TILE * line;
+    // Where this lane points ldmatrix within 16 rows of A and of B.
+    const uint32_t a_at = lane % 16 * line + lane / 16 * 16, b_at = (lane % 8 + lane / 16 * 8) * line + lane / 8 % 2 * 16;
 
     // 64 rows of `rows` into `to`, two threads a row.
     auto copy = [&](uint32_t to, const E* from, int rows, int at) {
@@ -97,14 +99,13 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
             float acc[2][4] = {};
             for (int k = 0; k < (tile + 1) * 16 / E::STEP; k++) {
                 uint32_t a[4], high[4], low[4];
-                const uint32_t piece = 32 * k + lane / 16 * 16;
-                ldmatrix_x4(a, a_base + (16 * warp + lane % 16) * line + piece);
-                ldmatrix_x4(high, at + (32 * u + lane % 16) * line + piece);
-                ldmatrix_x4(low, at + (32 * u + 16 + lane % 16) * line + piece);
+                ldmatrix_x4(a, a_base + 16 * warp * line + a_at + 32 * k);
+                ldmatrix_x4(high, at + 32 * u * line + b_at + 32 * k);
+                ldmatrix_x4(low, at + (32 * u + 16) * line + b_at + 32 * k);
 #pragma unroll
                 for (int n = 0; n < 2; n++) {
-                    E::mma(acc[n], a, low[n], low[n + 2]);
-                    E::mma(acc[n], a, high[n], high[n + 2]);
+                    E::mma(acc[n], a, low[2 * n], low[2 * n + 1]);
+                    E::mma(acc[n], a, high[2 * n], high[2 * n + 1]);
                 }
             }
 #pragma unroll
@@ -136,15 +137,14 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
         float acc[2][4][4] = {};
         for (int k = 0; k < steps; k++) {
             uint32_t a[2][4], b[2][4];
-            const uint32_t piece = 32 * k + lane / 16 * 16;
 #pragma unroll
-            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], a_base + (wm + 16 * m + lane % 16) * line + piece);
+            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], a_base + (wm + 16 * m) * line + a_at + 32 * k);
 #pragma unroll
-            for (int n = 0; n < 2; n++) ldmatrix_x4(b[n], at + (wn + 16 * n + lane % 16) * line + piece);
+            for (int n = 0; n < 2; n++) ldmatrix_x4(b[n], at + (wn + 16 * n) * line + b_at + 32 * k);
 #pragma unroll
             for (int m = 0; m < 2; m++) {
 #pragma unroll
-                for (int n = 0; n < 4; n++) E::mma(acc[m][n], a[m], b[n / 2][n % 2], b[n / 2][n % 2 + 2]);
+                for (int n = 0; n < 4; n++) E::mma(acc[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
             }
         }
         const int column = (first + i - grams) * TILE + wn + 8 * t;

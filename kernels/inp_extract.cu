@@ -98,9 +98,9 @@ INLINE void pool(const InpExtractParams& p) {
         for (int k = 0; k < LINE / 32; k++) {
             uint32_t a[4], b[4];
             ldmatrix_x4(a, at + tile_at(SPLIT + lane % 16, 2 * k + lane / 16));
-            ldmatrix_x4(b, at + tile_at(16 * warp + lane % 16, 2 * k + lane / 16));
-            E::mma(s[0], a, b[0], b[2]);
-            E::mma(s[1], a, b[1], b[3]);
+            ldmatrix_x4(b, at + tile_at(16 * warp + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+            E::mma(s[0], a, b[0], b[1]);
+            E::mma(s[1], a, b[2], b[3]);
         }
     }
 #pragma unroll
