@@ -9,7 +9,8 @@
 // Cost: 2 C^2 + 2 C (P + 1) FLOP a row; bound by tensor cores, then L2.
 // Source: INP-Former (arXiv 2503.02424), section 3.3; relu is positively homogeneous, so q is not normalised first.
 // Checked: tests/ops/inp_coefficients.rs.
-// Variants: BMxBN: 64x64 (4 warps of 16 rows: few rows), 128x64 (4 of 32), 128x128 (8 of 32: a batch). Same bits.
+// Variants (rows x columns x K in 16-bit elements): 64x64x64 (4 warps of 16x64: few rows), 128x64x64 (4 of 32x64), 128x128x32
+//   (8 of 32x64: a batch). Same bits.
 #include "gemm.cuh"
 
 struct InpCoefficientsParams {
@@ -25,18 +26,20 @@ struct InpCoefficientsParams {
     int32_t unused;
 };
 
-template <class E, int BM, int BN, int WARPS_M>
+template <class E, int BM, int BN, int ROW, int STAGES>
 INLINE void coefficients(const InpCoefficientsParams& p) {
-    using G = Gemm<E, BM, BN, 64, WARPS_M, BN / 64, 4>;
+    using G = Gemm<E, BM, BN, ROW, 4, BN / 64, STAGES>;
     static_assert(G::WN == 64, "a warp holds whole heads");
     extern __shared__ __align__(128) char shared[];
     __shared__ float2 norm[BM];
     const int c = p.channels, row0 = BM * blockIdx.x, col0 = BN * blockIdx.y;
-    for (int r = threadIdx.x; r < BM && row0 + r < p.rows; r += G::THREADS) {
-        norm[r] = merge_stats(p.stats + size_t(row0 + r) * (c / STATS_COLUMNS), c, p.eps);
-    }
+    const auto norms = [&] {
+        for (int r = threadIdx.x; r < BM && row0 + r < p.rows; r += G::THREADS) {
+            norm[r] = merge_stats(p.stats + size_t(row0 + r) * (c / STATS_COLUMNS), c, p.eps);
+        }
+    };
     G gemm;
-    gemm.run(shared, row0, col0, {static_cast<const E*>(p.z), p.rows, c}, {static_cast<const E*>(p.w), c, c}, c);
+    gemm.run(shared, row0, col0, norms, {static_cast<const E*>(p.z), p.rows, c}, {static_cast<const E*>(p.w), c, c}, c);
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int head = col0 / 64 + warp % (BN / 64);
@@ -98,15 +101,15 @@ INLINE void coefficients(const InpCoefficientsParams& p) {
     }
 }
 
-#define KERNEL(BM, BN, WARPS_M, DTYPE, E)                                                                        \
-    extern "C" __global__ __launch_bounds__(32 * WARPS_M * BN / 64) void inp_coefficients_fwd_##BM##x##BN##_##DTYPE( \
-        const __grid_constant__ InpCoefficientsParams p) {                                                       \
-        coefficients<E, BM, BN, WARPS_M>(p);                                                                     \
+#define KERNEL(BM, BN, BK, STAGES, DTYPE, E)                                                                    \
+    extern "C" __global__ __launch_bounds__(2 * BN) void inp_coefficients_fwd_##BM##x##BN##x##BK##_##DTYPE(     \
+        const __grid_constant__ InpCoefficientsParams p) {                                                      \
+        coefficients<E, BM, BN, 2 * BK, STAGES>(p);                                                             \
     }
-#define ALL(DTYPE, E)           \
-    KERNEL(64, 64, 4, DTYPE, E) \
-    KERNEL(128, 64, 4, DTYPE, E) \
-    KERNEL(128, 128, 4, DTYPE, E)
+#define ALL(DTYPE, E)                 \
+    KERNEL(64, 64, 64, 3, DTYPE, E)   \
+    KERNEL(128, 64, 64, 3, DTYPE, E)  \
+    KERNEL(128, 128, 32, 3, DTYPE, E)
 ALL(bf16, Bf16)
 ALL(f16, F16)
 ALL(tf32, Tf32)

@@ -13,9 +13,11 @@
 // Cost: fc1 2 N 4C HPK FLOP, N 4C elements written, bound by GELU and the writes; variance N HPK^2 * 2 FLOP for each column of
 //   the grid. fc2 2 N C (4C + HPK) FLOP, bound by tensor cores.
 // Source: INP-Former (arXiv 2503.02424), section 3.3, refolded. Checked: tests/ops/inp_decode.rs.
-// Variants: fc1: any `chunks`; fc2: BMxBN: 64x64, 128x64, 128x128. Same bits.
+// Variants: fc1: any `chunks`; fc2 (rows x columns x K in 16-bit elements, 4 warps): 64x64x64 (one image), 64x128x64,
+//   128x128x32 (a batch). Same bits.
 // Lost: the variance in the coefficients' kernel by the block that arrives last (a serial tail on every layer, counters to
 //   reset); in a launch of its own (one more a block); from y itself (3 times the work of the Gram matrix and more).
+#include "epilogue.cuh"
 #include "gemm.cuh"
 
 struct InpDecodeFc1Params {
@@ -182,30 +184,22 @@ INLINE void fc2(const InpDecodeFc2Params& p) {
     const int c = p.channels, n = p.tokens, k = 4 * c, row0 = BM * blockIdx.x, col0 = BN * blockIdx.y;
     const size_t image = blockIdx.z, first = image * n;
     G gemm;
-    gemm.run(smem, row0, col0, {static_cast<const E*>(p.hidden) + first * k, n, k}, {static_cast<const E*>(p.w), c, k}, k,
+    gemm.run(
+        smem, row0, col0, [] {}, {static_cast<const E*>(p.hidden) + first * k, n, k}, {static_cast<const E*>(p.w), c, k}, k,
              {static_cast<const E*>(p.coef) + first * p.padded, n, p.padded},
              {static_cast<const E*>(p.vw) + image * c * p.padded, c, p.padded}, p.padded);
     __syncthreads();
-    gemm.rows(smem, [&](int r, int column, float4 x) {
+    const int column = col0 + G::column();
+    const float4 bias = column < c ? load16<float4>(p.bias + column) : float4{};
+    gemm.rows(smem, [&](int r, int, float4 x) {
         const int row = row0 + r;
-        column += col0;
-        const bool valid = row < n && column < c;
-        if (valid) {
-            const float4 b = load16<float4>(p.bias + column);
-            x = {x.x + b.x, x.y + b.y, x.z + b.z, x.w + b.w};
+        const bool inside = row < n && column < c;
+        x = x + bias;
+        write_row<E>(p.z, p.stats, int(first) + row, column, c, x, inside);
+        if (inside) {
+            float* sum = p.sum + (first + row) * c + column;
+            store4(sum, p.accumulate ? load4(sum) + x : x);
         }
-        const typename E::Four z = E::four(x);
-        const float2 stats = stats_of(values<E>(z));
-        if (!valid) return;
-        const size_t at = (first + row) * c + column;
-        *reinterpret_cast<typename E::Four*>(static_cast<E*>(p.z) + at) = z;
-        if (column % STATS_COLUMNS == 0) p.stats[at / STATS_COLUMNS] = stats;
-        float4* sum = reinterpret_cast<float4*>(p.sum + at);
-        if (p.accumulate) {
-            const float4 s = *sum;
-            x = {s.x + x.x, s.y + x.y, s.z + x.z, s.w + x.w};
-        }
-        *sum = x;
     });
 }
 
@@ -214,16 +208,16 @@ INLINE void fc2(const InpDecodeFc2Params& p) {
         const __grid_constant__ InpDecodeFc1Params p) {                                                          \
         fc1<E>(p);                                                                                               \
     }
-#define FC2(BM, BN, ROW, STAGES, DTYPE, E)                                                                       \
-    extern "C" __global__ __launch_bounds__(128) void inp_decode_fwd_fc2_##BM##x##BN##_##DTYPE(                  \
-        const __grid_constant__ InpDecodeFc2Params p) {                                                          \
-        fc2<E, BM, BN, ROW, STAGES>(p);                                                                          \
+#define FC2(BM, BN, BK, STAGES, DTYPE, E)                                                               \
+    extern "C" __global__ __launch_bounds__(128) void inp_decode_fwd_fc2_##BM##x##BN##x##BK##_##DTYPE( \
+        const __grid_constant__ InpDecodeFc2Params p) {                                                 \
+        fc2<E, BM, BN, 2 * BK, STAGES>(p);                                                              \
     }
-#define ALL(DTYPE, E)               \
-    FC1(DTYPE, E)                   \
-    FC2(64, 64, 128, 4, DTYPE, E)   \
-    FC2(128, 64, 64, 4, DTYPE, E)   \
-    FC2(128, 128, 64, 4, DTYPE, E)
+#define ALL(DTYPE, E)              \
+    FC1(DTYPE, E)                  \
+    FC2(64, 64, 64, 3, DTYPE, E)   \
+    FC2(64, 128, 64, 3, DTYPE, E)  \
+    FC2(128, 128, 32, 3, DTYPE, E)
 ALL(bf16, Bf16)
 ALL(f16, F16)
 ALL(tf32, Tf32)

@@ -1,6 +1,8 @@
 //! The INP extractor's attention: the P learned prototypes look at the N tokens of each image,
 //! `softmax(q·kᵀ·D^-0.5)·v` per head, forward and backward.
 
+pub mod cuda;
+
 use crate::error::{Error, Result};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};

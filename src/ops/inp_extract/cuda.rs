@@ -1,0 +1,253 @@
+//! The extractor on a GPU, five launches: kernels/inp_extract.cu. Features of B images → their prototypes I.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::runtime::DType;
+use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Stream};
+
+/// Sizes that the four INP stems share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Images.
+    pub batch: usize,
+    /// Patch tokens N of an image.
+    pub tokens: usize,
+    /// C, 64 a head.
+    pub channels: usize,
+    /// H.
+    pub heads: usize,
+    /// P, at most 16.
+    pub prototypes: usize,
+}
+
+impl Shape {
+    /// HPK: H·P rounded up to 16, what one mma takes.
+    pub fn padded(&self) -> usize {
+        (self.heads * self.prototypes).next_multiple_of(16)
+    }
+    /// Errors: sizes that the kernels were not made for, as a sentence.
+    pub fn check(&self, op: &'static str, dtype: DType) -> Result<()> {
+        let Self { batch, tokens, channels, heads, prototypes } = *self;
+        let fail = |what: String| Err(Error::Usage(format!("{op}: {what}")));
+        if [batch, tokens, heads, prototypes].contains(&0) {
+            return fail(format!("{self:?} is empty"));
+        }
+        if channels != 64 * heads {
+            return fail(format!(
+                "{channels} channels in {heads} heads; on CUDA a head has 64: use --device cpu"
+            ));
+        }
+        if prototypes > 16 || self.padded() * dtype.bytes() > MOST_BYTES {
+            return fail(format!(
+                "{heads} heads x {prototypes} prototypes; CUDA kernels take 16 prototypes, and together {} in {}: use \
+                 --device cpu",
+                MOST_BYTES / dtype.bytes(),
+                dtype.name()
+            ));
+        }
+        // Rows are counted in 32 bits, tokens of an image in blocks of 64 along a grid.
+        if batch > 65_535 || (batch * tokens).checked_mul(4 * channels).is_none_or(|n| n >> 33 != 0) {
+            return fail(format!("{batch} images of {tokens} tokens are too many: take a smaller batch"));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a row of coefficients that the kernels' shared memory has room for.
+const MOST_BYTES: usize = 480;
+/// Tokens that one block pools.
+const SPLIT: usize = 64;
+
+/// Folded weights (`engine::fold`): gains in the weights after them.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Weights<'a> {
+    /// Constant query times key weights `(HPK, C)`, row h·P + p, in base 2, centred, zero below; sums of its rounded rows `(HPK)`.
+    pub query_key: &'a Buffer<u8>,
+    pub colsum: &'a Buffer<f32>,
+    /// `(C, C)`, `(C)`.
+    pub value: &'a Buffer<u8>,
+    pub value_bias: &'a Buffer<f32>,
+    /// `(C, C)`, `(C)`.
+    pub proj: &'a Buffer<u8>,
+    pub proj_bias: &'a Buffer<f32>,
+    /// P0 `(P, C)`.
+    pub prototypes: &'a Buffer<f32>,
+    /// `(4C, C)`, `(4C)`.
+    pub fc1: &'a Buffer<u8>,
+    pub fc1_bias: &'a Buffer<f32>,
+    /// `(C, 4C)`, `(C)`.
+    pub fc2: &'a Buffer<u8>,
+    pub fc2_bias: &'a Buffer<f32>,
+}
+
+/// What is between the launches.
+pub struct Workspace {
+    tops: Buffer<[f32; 2]>,
+    parts: Buffer<f32>,
+    mixed: Buffer<u8>,
+    middle: Buffer<f32>,
+    hidden: Buffer<u8>,
+}
+
+impl Workspace {
+    /// For passes of this shape.
+    pub fn new(arena: &mut Arena, dtype: DType, s: &Shape) -> Self {
+        let rows = s.batch * s.tokens.div_ceil(SPLIT) * s.padded();
+        let out = s.batch * s.prototypes * s.channels;
+        Self {
+            tops: arena.take(rows),
+            parts: arena.take(rows * s.channels),
+            mixed: arena.take(out * dtype.bytes()),
+            middle: arena.take(out),
+            hidden: arena.take(4 * out * dtype.bytes()),
+        }
+    }
+}
+
+/// Mirrors `InpExtractParams` of kernels/inp_extract.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    f: DevicePtr<u8>,
+    stats: DevicePtr<[f32; 2]>,
+    qk: DevicePtr<u8>,
+    colsum: DevicePtr<f32>,
+    value_w: DevicePtr<u8>,
+    value_b: DevicePtr<f32>,
+    proj_w: DevicePtr<u8>,
+    proj_b: DevicePtr<f32>,
+    prototypes: DevicePtr<f32>,
+    fc1_w: DevicePtr<u8>,
+    fc1_b: DevicePtr<f32>,
+    fc2_w: DevicePtr<u8>,
+    fc2_b: DevicePtr<f32>,
+    tops: DevicePtr<[f32; 2]>,
+    parts: DevicePtr<f32>,
+    mixed: DevicePtr<u8>,
+    middle: DevicePtr<f32>,
+    hidden: DevicePtr<u8>,
+    out: DevicePtr<f32>,
+    batch: i32,
+    tokens: i32,
+    channels: i32,
+    heads: i32,
+    count: i32,
+    padded: i32,
+    eps: f32,
+    unused: i32,
+}
+
+/// Variants of the products of a few rows: rows that share a reading of the weights. Same bits.
+pub const VARIANTS: [&str; 2] = ["x1", "x4"];
+
+/// The variant for `rows` = B·P rows.
+pub fn choose(rows: usize) -> &'static str {
+    VARIANTS[usize::from(rows > 8)]
+}
+
+/// Rows of a block of a variant: 8 for each step of its number.
+pub(in crate::ops) fn rows_of(variant: &str) -> usize {
+    if variant == "x1" { 8 } else { 32 }
+}
+
+/// Errors: a buffer that is not of the length wanted.
+pub(in crate::ops) fn expect<T: Pod>(
+    op: &'static str,
+    tensor: &'static str,
+    buffer: &Buffer<T>,
+    len: usize,
+) -> Result<()> {
+    let (wanted, got) = (format!("{len} elements"), format!("{} elements", buffer.len()));
+    if buffer.len() == len { Ok(()) } else { Err(Error::Shape { op, tensor, wanted, got }) }
+}
+
+/// f `(B·N, C)` of the element type and the statistics of its rows `(B·N, C/32)` → out: I `(B, P, C)`, assigned.
+///
+/// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.
+#[allow(clippy::too_many_arguments)]
+pub fn forward(
+    stream: &Stream,
+    dtype: DType,
+    variant: &str,
+    out: &Buffer<f32>,
+    work: &Workspace,
+    f: &Buffer<u8>,
+    stats: &Buffer<[f32; 2]>,
+    w: &Weights,
+    s: &Shape,
+    eps: f32,
+) -> Result<()> {
+    const OP: &str = "inp_extract";
+    s.check(OP, dtype)?;
+    let (c, e, p, splits) = (s.channels, dtype.bytes(), s.prototypes, s.tokens.div_ceil(SPLIT));
+    let (rows, tokens, hpk) = (s.batch * p, s.batch * s.tokens, s.padded());
+    let elements: [(_, &Buffer<u8>, _); 8] = [
+        ("f", f, tokens * c),
+        ("query_key", w.query_key, hpk * c),
+        ("value", w.value, c * c),
+        ("proj", w.proj, c * c),
+        ("fc1", w.fc1, 4 * c * c),
+        ("fc2", w.fc2, 4 * c * c),
+        ("mixed", &work.mixed, rows * c),
+        ("hidden", &work.hidden, rows * 4 * c),
+    ];
+    elements.iter().try_for_each(|(name, b, n)| expect(OP, name, b, n * e))?;
+    let floats: [(_, &Buffer<f32>, _); 9] = [
+        ("out", out, rows * c),
+        ("colsum", w.colsum, hpk),
+        ("value_bias", w.value_bias, c),
+        ("proj_bias", w.proj_bias, c),
+        ("prototypes", w.prototypes, p * c),
+        ("fc1_bias", w.fc1_bias, 4 * c),
+        ("fc2_bias", w.fc2_bias, c),
+        ("middle", &work.middle, rows * c),
+        ("parts", &work.parts, s.batch * splits * hpk * c),
+    ];
+    floats.iter().try_for_each(|(name, b, n)| expect(OP, name, b, *n))?;
+    expect(OP, "stats", stats, tokens * c / 32)?;
+    expect(OP, "tops", &work.tops, s.batch * splits * hpk)?;
+    let params = Params {
+        f: f.ptr(),
+        stats: stats.ptr(),
+        qk: w.query_key.ptr(),
+        colsum: w.colsum.ptr(),
+        value_w: w.value.ptr(),
+        value_b: w.value_bias.ptr(),
+        proj_w: w.proj.ptr(),
+        proj_b: w.proj_bias.ptr(),
+        prototypes: w.prototypes.ptr(),
+        fc1_w: w.fc1.ptr(),
+        fc1_b: w.fc1_bias.ptr(),
+        fc2_w: w.fc2.ptr(),
+        fc2_b: w.fc2_bias.ptr(),
+        tops: work.tops.ptr(),
+        parts: work.parts.ptr(),
+        mixed: work.mixed.ptr(),
+        middle: work.middle.ptr(),
+        hidden: work.hidden.ptr(),
+        out: out.ptr(),
+        batch: s.batch as i32,
+        tokens: s.tokens as i32,
+        channels: c as i32,
+        heads: s.heads as i32,
+        count: p as i32,
+        padded: hpk as i32,
+        eps,
+        unused: 0,
+    };
+    let launch = |name: &str, grid: [usize; 3], block, shared: usize| {
+        let grid = grid.map(|n| n as u32);
+        let kernel = stream.gpu().kernel(&format!("inp_extract_fwd_{name}_{}", dtype.name()))?;
+        kernel.launch(stream, Geometry { grid, block, shared: shared as u32 }, &params)
+    };
+    launch("pool", [splits, hpk / 16, s.batch], 128, 0)?;
+    let of = rows_of(variant);
+    for (stage, columns, shared) in
+        [("value", c, 4 * of * splits), ("proj", c, 0), ("fc1", 4 * c, 0), ("fc2", c, 0)]
+    {
+        launch(&format!("{stage}_{variant}"), [columns / 16, rows.div_ceil(of), 1], 256, shared)?;
+    }
+    Ok(())
+}

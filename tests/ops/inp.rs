@@ -1,0 +1,160 @@
+//! What the tests of the four INP stems on a GPU share: inputs as the device holds them, guarded outputs, f64 references.
+
+use bytemuck::Pod;
+use inp_former::ops::inp_extract::cuda::Shape;
+use inp_former::ops::linear::gemm::{Mat, product};
+use inp_former::runtime::DType;
+use inp_former::runtime::cuda::{Buffer, Gpu, Stream};
+
+use crate::support::{cpu, gpu, rel_err, uniform};
+
+pub const EPS: f32 = 1e-8;
+
+/// B, N, H, P: ones; one below, at and above a tile of tokens; few and many prototypes; ViT-B on one image.
+pub const SHAPES: [[usize; 4]; 6] =
+    [[1, 1, 1, 1], [2, 63, 2, 3], [1, 64, 1, 8], [3, 65, 2, 6], [2, 10, 6, 16], [1, 784, 12, 6]];
+
+pub fn shape([batch, tokens, heads, prototypes]: [usize; 4]) -> Shape {
+    Shape { batch, tokens, channels: 64 * heads, heads, prototypes }
+}
+
+/// A GPU, its stream and an element type.
+pub struct On {
+    pub gpu: Gpu,
+    pub stream: Stream,
+    pub dtype: DType,
+}
+
+/// Values as the device holds them, and there.
+pub struct Held<T> {
+    pub host: Vec<f64>,
+    pub on: Buffer<T>,
+}
+
+impl On {
+    pub fn new(dtype: DType) -> Self {
+        let gpu = gpu();
+        Self { stream: gpu.stream(), gpu, dtype }
+    }
+    /// What rounding to the element type does.
+    pub fn round(&self, x: f64) -> f64 {
+        self.dtype.round(x as f32) as f64
+    }
+    pub fn hold_elements(&self, x: &[f64]) -> Held<u8> {
+        let x: Vec<f32> = x.iter().map(|x| *x as f32).collect();
+        let bytes = self.dtype.encode(&x);
+        let host = self.dtype.decode(&bytes).iter().map(|x| *x as f64).collect();
+        Held { host, on: self.gpu.upload(&bytes).unwrap() }
+    }
+    pub fn hold_floats(&self, x: &[f64]) -> Held<f32> {
+        let x: Vec<f32> = x.iter().map(|x| *x as f32).collect();
+        Held { host: x.iter().map(|x| *x as f64).collect(), on: self.gpu.upload(&x).unwrap() }
+    }
+    /// Random elements in `mean ± half`.
+    pub fn elements(&self, name: &str, len: usize, mean: f64, half: f64) -> Held<u8> {
+        self.hold_elements(&uniform(name, &[len], mean, half).cast::<f64>().data)
+    }
+    /// Random floats in `mean ± half`.
+    pub fn floats(&self, name: &str, len: usize, mean: f64, half: f64) -> Held<f32> {
+        self.hold_floats(&uniform(name, &[len], mean, half).cast::<f64>().data)
+    }
+    /// Rows of features whose mean is not small, and their statistics.
+    pub fn features(&self, name: &str, rows: usize, c: usize) -> (Held<u8>, Buffer<[f32; 2]>) {
+        let x = self.elements(name, rows * c, 0.3, 1.5);
+        let stats: Vec<[f32; 2]> = x.host.chunks_exact(32).map(statistics).collect();
+        let on = self.gpu.upload(&stats).unwrap();
+        (x, on)
+    }
+    /// Weights `(n, k)` for a LayerNorm before them: rows without their mean; sums of the rounded rows.
+    pub fn centred(&self, name: &str, n: usize, k: usize, half: f64) -> (Held<u8>, Held<f32>) {
+        let mut w = uniform(name, &[n, k], 0.0, half).cast::<f64>().data;
+        for row in w.chunks_exact_mut(k) {
+            let mean = row.iter().sum::<f64>() / k as f64;
+            row.iter_mut().for_each(|x| *x -= mean);
+        }
+        let w = self.hold_elements(&w);
+        let sums: Vec<f64> = w.host.chunks_exact(k).map(|r| r.iter().sum()).collect();
+        (w, self.hold_floats(&sums))
+    }
+    pub fn decode(&self, x: &Buffer<u8>) -> Vec<f64> {
+        self.dtype.decode(&x.download(&self.stream).unwrap()).iter().map(|x| *x as f64).collect()
+    }
+    pub fn floats_of(&self, x: &Buffer<f32>) -> Vec<f64> {
+        x.download(&self.stream).unwrap().iter().map(|x| *x as f64).collect()
+    }
+    /// An output full of NaN between two guards.
+    pub fn output<T: Pod>(&self, len: usize) -> Guarded<T> {
+        let whole = self.gpu.uninit::<T>(len + 2 * GUARD).unwrap();
+        whole.fill(&self.stream, 0xff).unwrap();
+        Guarded { buffer: whole.part(GUARD, len).unwrap(), whole }
+    }
+    /// An output of elements.
+    pub fn output_elements(&self, len: usize) -> Guarded<u8> {
+        self.output(len * self.dtype.bytes())
+    }
+}
+
+/// Elements on either side of an output that must stay as they are.
+const GUARD: usize = 512;
+
+pub struct Guarded<T> {
+    whole: Buffer<T>,
+    pub buffer: Buffer<T>,
+}
+
+impl<T: Pod> Guarded<T> {
+    /// Bytes of the output; panics if a guard was written.
+    pub fn bytes(&self, on: &On) -> Vec<u8> {
+        let all = self.whole.download(&on.stream).unwrap();
+        let bytes: &[u8] = bytemuck::cast_slice(&all);
+        let guard = GUARD * size_of::<T>();
+        let (head, rest) = bytes.split_at(guard);
+        let (body, tail) = rest.split_at(rest.len() - guard);
+        assert!(head.iter().chain(tail).all(|b| *b == 0xff), "a guard band was written");
+        body.to_vec()
+    }
+}
+
+/// Mean and sum of squared differences.
+pub fn statistics(x: &[f64]) -> [f32; 2] {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    [mean as f32, x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() as f32]
+}
+
+/// Mean and 1/deviation of a row.
+pub fn moments(x: &[f64]) -> (f64, f64) {
+    let [mean, m2] = [0, 1].map(|i| statistics64(x)[i]);
+    (mean, 1.0 / (m2 / x.len() as f64 + EPS as f64).sqrt())
+}
+
+fn statistics64(x: &[f64]) -> [f64; 2] {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    [mean, x.iter().map(|x| (x - mean).powi(2)).sum::<f64>()]
+}
+
+/// `x (m, k) · w (n, k)ᵀ + bias`.
+pub fn dense(x: &[f64], w: &[f64], k: usize, bias: Option<&[f64]>) -> Vec<f64> {
+    let (m, n) = (x.len() / k, w.len() / k);
+    product(&cpu(), [m, n, k], Mat::plain(x, k), Mat::transposed(w, k), bias)
+}
+
+/// Rows normalised.
+pub fn normal(x: &[f64], c: usize, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
+    let row = |r: &[f64]| {
+        let (mean, rstd) = moments(r);
+        r.iter().map(|x| round((x - mean) * rstd)).collect::<Vec<_>>()
+    };
+    x.chunks_exact(c).flat_map(row).collect()
+}
+
+pub fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+/// Passes if the error of `got` is at most twice that of `naive`, the same computation with rounded steps, and a floor.
+#[track_caller]
+pub fn as_good(what: &str, on: &On, got: &[f64], naive: &[f64], want: &[f64]) {
+    let (e, of) = (rel_err(got, want), rel_err(naive, want));
+    let floor = 0.05 * on.dtype.epsilon() + 2e-6;
+    assert!(e <= 2.0 * of + floor, "{what} {}: error {e:.3e}, of a naive version {of:.3e}", on.dtype.name());
+}

@@ -1,0 +1,227 @@
+//! `inp_decode`: both layers against f64 on the rounded inputs. GPU only.
+
+use inp_former::ops::inp_decode::cuda::{
+    Output, Shape, VARIANTS, Weights, choose, choose_chunks, fc1, fc2,
+};
+use inp_former::runtime::DType;
+use inp_former::runtime::cuda::Buffer;
+
+use crate::ops::inp::{EPS, Held, On, SHAPES, as_good, dense, gelu, shape, statistics};
+use crate::support::{clean, close, uniform};
+
+struct Case {
+    s: Shape,
+    coef: Held<u8>,
+    hidden: Held<u8>,
+    va: Held<u8>,
+    vw: Held<u8>,
+    gram: Held<u8>,
+    gram_scale: Buffer<[f32; 2]>,
+    scales: Vec<[f32; 2]>,
+    variance: f32,
+    fc2: Held<u8>,
+    /// Before the row's scale and after it, the second layer's bias.
+    floats: [Held<f32>; 3],
+}
+
+impl Case {
+    fn new(on: &On, s: Shape) -> Self {
+        let Shape { batch, tokens, channels: c, .. } = s;
+        let (hp, hpk, rows) = (s.heads * s.prototypes, s.padded(), batch * tokens);
+        // Columns past H·P are zero everywhere.
+        let padded = |name: &str, rows: usize, half: f64, positive: bool| {
+            let mut x = uniform(name, &[rows, hpk], 0.0, half).cast::<f64>().data;
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = if i % hpk >= hp || (positive && *x < 0.0) { 0.0 } else { *x };
+            }
+            x
+        };
+        let (mut gram, mut scales) = (vec![0.0; batch * 2 * hpk * hpk], vec![[0.0, 0.0]; batch * hpk]);
+        let mut variance = 0.0;
+        for b in 0..batch {
+            // Rows of which the Gram matrix is, the bias's the last, the same in every image.
+            let m = uniform(&format!("m{b}"), &[hp, 40], 0.0, 1.0).cast::<f64>().data;
+            let bias = uniform("bias", &[40], 0.0, 0.5).cast::<f64>().data;
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / 40.0;
+            let row = |i: usize| &m[i * 40..][..40];
+            variance = dot(&bias, &bias);
+            for s in 0..hp {
+                let scale = [1.0f32, 0.25, 4.0][s % 3];
+                scales[b * hpk + s] = [scale, 2.0 * dot(row(s), &bias) as f32];
+                for r in 0..=s {
+                    let x = dot(row(r), row(s)) * if r == s { 1.0 } else { 2.0 } / scale as f64;
+                    let at = (b * 2 * hpk + 32 * (s / 16) + s % 16) * hpk + r;
+                    gram[at] = on.round(x);
+                    gram[at + 16 * hpk] = x - gram[at];
+                }
+            }
+        }
+        let b = |name: &str, n| on.floats(name, n, 0.0, 0.3);
+        Self {
+            coef: on.hold_elements(&padded("coef", rows, 1.0, true)),
+            hidden: on.elements("hidden", rows * 4 * c, 0.1, 1.0),
+            va: on.hold_elements(&padded("va", batch * 4 * c, 1.0, false)),
+            vw: on.hold_elements(&padded("vw", batch * c, 1.0, false)),
+            gram: on.hold_elements(&gram),
+            gram_scale: on.gpu.upload(&scales).unwrap(),
+            scales,
+            variance: variance as f32,
+            fc2: on.elements("fc2", 4 * c * c, 0.0, (0.75 / c as f64).sqrt()),
+            floats: [b("scaled", 4 * c), b("shift", 4 * c), b("fc2_b", c)],
+            s,
+        }
+    }
+    fn weights(&self) -> Weights<'_> {
+        Weights {
+            va: &self.va.on,
+            vw: &self.vw.on,
+            gram: &self.gram.on,
+            gram_scale: &self.gram_scale,
+            bias_variance: self.variance,
+            fc1_scaled: &self.floats[0].on,
+            fc1_shift: &self.floats[1].on,
+            fc2: &self.fc2.on,
+            fc2_bias: &self.floats[2].on,
+        }
+    }
+    /// One image of the batch as a case of its own.
+    fn image(&self, on: &On, i: usize) -> Self {
+        let b = self.s.batch;
+        let cut = |x: &Held<u8>| {
+            let n = x.host.len() / b;
+            let bytes = n * on.dtype.bytes();
+            Held { host: x.host[i * n..][..n].to_vec(), on: x.on.part(i * bytes, bytes).unwrap() }
+        };
+        let hpk = self.s.padded();
+        Self {
+            s: Shape { batch: 1, ..self.s },
+            coef: cut(&self.coef),
+            hidden: cut(&self.hidden),
+            va: cut(&self.va),
+            vw: cut(&self.vw),
+            gram: cut(&self.gram),
+            gram_scale: self.gram_scale.part(i * hpk, hpk).unwrap(),
+            scales: self.scales[i * hpk..][..hpk].to_vec(),
+            variance: self.variance,
+            fc2: on.hold_elements(&self.fc2.host),
+            floats: self.floats.each_ref().map(|f| on.hold_floats(&f.host)),
+        }
+    }
+    fn fc1(&self, on: &On, chunks: usize) -> Vec<u8> {
+        let s = &self.s;
+        let out = on.output_elements(s.batch * s.tokens * 4 * s.channels);
+        let w = self.weights();
+        fc1(&on.stream, on.dtype, chunks, &out.buffer, &self.coef.on, &w, s, EPS).unwrap();
+        out.bytes(on)
+    }
+    /// z, statistics, sum.
+    fn fc2(&self, on: &On, variant: &str, sum: Option<&[f32]>) -> [Vec<u8>; 3] {
+        let s = &self.s;
+        let n = s.batch * s.tokens * s.channels;
+        let (z, stats, group) = (on.output_elements(n), on.output(n / 32), on.output(n));
+        if let Some(x) = sum {
+            group.buffer.upload(&on.stream, x).unwrap();
+        }
+        let out =
+            Output { z: &z.buffer, stats: &stats.buffer, sum: &group.buffer, accumulate: sum.is_some() };
+        let w = self.weights();
+        fc2(&on.stream, on.dtype, variant, &out, &self.hidden.on, &self.coef.on, &w, s).unwrap();
+        [z.bytes(on), stats.bytes(on), group.bytes(on)]
+    }
+    fn fc1_reference(&self, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
+        let (s, hpk, width) = (&self.s, self.s.padded(), 4 * self.s.channels);
+        let mut out = Vec::new();
+        for b in 0..s.batch {
+            let coef = &self.coef.host[b * s.tokens * hpk..][..s.tokens * hpk];
+            let gram = &self.gram.host[b * 2 * hpk * hpk..][..2 * hpk * hpk];
+            let y = dense(coef, &self.va.host[b * width * hpk..][..width * hpk], hpk, None);
+            for (c, y) in coef.chunks_exact(hpk).zip(y.chunks_exact(width)) {
+                let mut var = self.variance as f64;
+                for (s, of) in c.iter().enumerate() {
+                    let at = (32 * (s / 16) + s % 16) * hpk;
+                    let through: f64 =
+                        (0..hpk).map(|r| c[r] * (gram[at + r] + gram[at + 16 * hpk + r])).sum();
+                    let [scale, bias] = self.scales[b * hpk + s].map(|x| x as f64);
+                    var += of * (scale * through + bias);
+                }
+                let rstd = 1.0 / (var.max(0.0) + EPS as f64).sqrt();
+                let [scaled, shift] = [0, 1].map(|i| &self.floats[i].host);
+                out.extend((0..width).map(|i| round(gelu(rstd * (y[i] + scaled[i]) + shift[i]))));
+            }
+        }
+        out
+    }
+    fn fc2_reference(&self) -> Vec<f64> {
+        let (s, hpk, c) = (&self.s, self.s.padded(), self.s.channels);
+        let mut out = dense(&self.hidden.host, &self.fc2.host, 4 * c, Some(&self.floats[2].host));
+        for b in 0..s.batch {
+            let coef = &self.coef.host[b * s.tokens * hpk..][..s.tokens * hpk];
+            let y = dense(coef, &self.vw.host[b * c * hpk..][..c * hpk], hpk, None);
+            out[b * s.tokens * c..][..s.tokens * c].iter_mut().zip(y).for_each(|(z, y)| *z += y);
+        }
+        out
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn fc1_matches_f64_with_the_same_bits_for_every_split_and_batch() {
+    for dtype in DType::ALL {
+        let on = On::new(dtype);
+        for of in SHAPES {
+            let case = Case::new(&on, shape(of));
+            let s = case.s;
+            let got = case.fc1(&on, choose_chunks(&s, 132));
+            let values: Vec<f64> = dtype.decode(&got).iter().map(|x| *x as f64).collect();
+            let (want, naive) = (case.fc1_reference(&|x| x), case.fc1_reference(&|x| on.round(x)));
+            as_good(&format!("{of:?}"), &on, &values, &naive, &want);
+            for chunks in [1, 3, 1000] {
+                assert!(case.fc1(&on, chunks) == got, "{of:?} {chunks} {}", dtype.name());
+            }
+            for (i, image) in got.chunks_exact(got.len() / s.batch).enumerate() {
+                assert!(s.batch == 1 || case.image(&on, i).fc1(&on, 1) == image, "{of:?} image {i}");
+            }
+        }
+        clean(&on.gpu);
+    }
+}
+
+#[test]
+fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
+    for dtype in DType::ALL {
+        let on = On::new(dtype);
+        for of in SHAPES {
+            let case = Case::new(&on, shape(of));
+            let s = case.s;
+            let got = case.fc2(&on, choose(&s, 132), None);
+            let what = format!("{of:?} {}", dtype.name());
+            let want = case.fc2_reference();
+            let naive: Vec<f64> = want.iter().map(|x| on.round(*x)).collect();
+            let z: Vec<f64> = dtype.decode(&got[0]).iter().map(|x| *x as f64).collect();
+            as_good(&what, &on, &z, &naive, &want);
+            close(&what, &floats(&got[2]), &want, 2e-6);
+            let (mean, m2): (Vec<f32>, Vec<f32>) =
+                z.chunks_exact(32).map(|x| statistics(x)).map(|[a, b]| (a, b)).unzip();
+            let part = |i: usize| floats(&got[1]).into_iter().skip(i).step_by(2).collect::<Vec<_>>();
+            close(&format!("{what} mean"), &part(0), &mean, 1e-6);
+            close(&format!("{what} M2"), &part(1), &m2, 1e-5);
+            let sum = floats(&got[2]);
+            let other = uniform("other", &[sum.len()], 0.0, 1.0).data;
+            for variant in VARIANTS {
+                assert!(case.fc2(&on, variant, None) == got, "{what} {variant}");
+                let added = case.fc2(&on, variant, Some(&other));
+                let both: Vec<f32> = other.iter().zip(&sum).map(|(a, b)| a + b).collect();
+                assert!(floats(&added[2]) == both && added[..2] == got[..2], "{what} {variant}, added");
+            }
+            for i in 0..if s.batch > 1 { s.batch } else { 0 } {
+                for (one, all) in case.image(&on, i).fc2(&on, VARIANTS[0], None).iter().zip(&got) {
+                    assert!(one == &all[i * one.len()..][..one.len()], "{what} image {i}");
+                }
+            }
+        }
+        clean(&on.gpu);
+    }
+}
