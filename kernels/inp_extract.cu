@@ -190,6 +190,7 @@ struct PooledRows {
         constexpr int V = 16 / sizeof(E);
         const float* from = parts + (size_t(row / count) * splits * padded + head * count + row % count) * c + at;
         float y[V] = {};
+#pragma unroll 2
         for (int s = 0; s < splits; s++, from += size_t(padded) * c) {
             const float w = weights[(row - row0) * splits + s];
 #pragma unroll

@@ -1,7 +1,11 @@
-//! `inp_extract`: ViT-B's prototypes over 28 x 28 tokens, one picture forward, a batch of 16 both ways.
+//! `inp_extract`: ViT-B's prototypes over 28 x 28 tokens, one picture forward, a batch of 16 both ways; on a GPU every
+//! variant, also of 32 pictures.
 
+use inp_former::ops::inp_extract::cuda::{self, VARIANTS};
 use inp_former::ops::inp_extract::{backward, forward};
 
+use crate::gpu;
+use crate::ops::{inp::EPS, inp_cases};
 use crate::peak::{Work, cpus, time};
 use crate::support::{close, image, random};
 
@@ -23,5 +27,38 @@ pub fn all(c: &mut criterion::Criterion) {
         run("backward/16x784x768", 32.0 * flop, &|| {
             drop(backward(&cpu, &dout, &q, &kv, &probs, 12).unwrap())
         });
+    }
+    for (on, s) in inp_cases() {
+        let (n, p) = (s.channels, s.prototypes);
+        let (f, stats) = on.features("f", s.batch * s.tokens, n);
+        let w = |name: &str, len| on.elements(name, len, 0.0, (3.0 / n as f64).sqrt()).on;
+        let b = |name: &str, len| on.floats(name, len, 0.0, 0.3).on;
+        let weights = cuda::Weights {
+            query_key: &w("qk", s.padded() * n),
+            colsum: &b("sums", s.padded()),
+            value: &w("value", n * n),
+            value_bias: &b("value_b", n),
+            proj: &w("proj", n * n),
+            proj_bias: &b("proj_b", n),
+            prototypes: &b("p0", p * n),
+            fc1: &w("fc1", 4 * n * n),
+            fc1_bias: &b("fc1_b", 4 * n),
+            fc2: &w("fc2", 4 * n * n),
+            fc2_bias: &b("fc2_b", n),
+        };
+        let work = on.gpu.arena(|a| Ok(cuda::Workspace::new(a, on.dtype, &s))).unwrap();
+        let out = on.gpu.zeros::<f32>(s.batch * p * n).unwrap();
+        let mut first = None;
+        for variant in VARIANTS {
+            let run = |stream: &_| {
+                cuda::forward(stream, on.dtype, variant, &out, &work, &f.on, &stats, &weights, &s, EPS)
+                    .unwrap()
+            };
+            run(&on.stream);
+            let got = on.floats_of(&out);
+            assert!(*first.get_or_insert_with(|| got.clone()) == got && got.iter().all(|x| x.is_finite()));
+            let bytes = Work::Bytes((10 * n * n * on.dtype.bytes()) as f64);
+            gpu::time(c, "inp_extract", &on.case(&s, variant), &on.gpu, bytes, run);
+        }
     }
 }

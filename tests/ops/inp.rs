@@ -1,4 +1,7 @@
-//! What the tests of the four INP stems on a GPU share: inputs as the device holds them, guarded outputs, f64 references.
+//! What the tests and benches of the four INP stems on a GPU share: inputs as the device holds them, guarded outputs, f64
+//! references.
+
+#![allow(dead_code)]
 
 use bytemuck::Pod;
 use inp_former::ops::inp_extract::cuda::Shape;
@@ -75,6 +78,11 @@ impl On {
         let w = self.hold_elements(&w);
         let sums: Vec<f64> = w.host.chunks_exact(k).map(|r| r.iter().sum()).collect();
         (w, self.hold_floats(&sums))
+    }
+    /// Words for a bench.
+    pub fn case(&self, s: &Shape, variant: &str) -> String {
+        let Shape { batch, tokens, heads, prototypes, .. } = s;
+        format!("{batch}x{tokens}x{heads}x{prototypes}/{}/{variant}", self.dtype.name())
     }
     pub fn decode(&self, x: &Buffer<u8>) -> Vec<f64> {
         self.dtype.decode(&x.download(&self.stream).unwrap()).iter().map(|x| *x as f64).collect()

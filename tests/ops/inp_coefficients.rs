@@ -42,9 +42,8 @@ impl Case {
         let mut out = Vec::new();
         for (row, (z, raw)) in self.z.host.chunks_exact(c).zip(raw.chunks_exact(c)).enumerate() {
             let (mean, rstd) = moments(z);
-            let q: Vec<f64> = (0..c)
-                .map(|i| rstd * (raw[i] - mean * self.colsum.host[i]) + self.bias.host[i])
-                .collect();
+            let q: Vec<f64> =
+                (0..c).map(|i| rstd * (raw[i] - mean * self.colsum.host[i]) + self.bias.host[i]).collect();
             for h in 0..heads {
                 let q = &q[h * 64..][..64];
                 let length = q.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);

@@ -1,8 +1,6 @@
 //! `inp_decode`: both layers against f64 on the rounded inputs. GPU only.
 
-use inp_former::ops::inp_decode::cuda::{
-    Output, Shape, VARIANTS, Weights, choose, choose_chunks, fc1, fc2,
-};
+use inp_former::ops::inp_decode::cuda::{Output, Shape, VARIANTS, Weights, choose, choose_chunks, fc1, fc2};
 use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 

@@ -78,9 +78,11 @@ impl Case {
         vec![bytemuck::cast_slice(&keys).to_vec(), vw, va, gram, bytemuck::cast_slice(&scales).to_vec()]
     }
     fn parts(&self, on: &On, bytes: &[Vec<u8>]) -> Parts {
-        let f = |b: &[u8]| b.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()) as f64);
+        let f = |b: &[u8]| {
+            b.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()) as f64).collect::<Vec<_>>()
+        };
         let e = |b: &[u8]| on.dtype.decode(b).iter().map(|x| *x as f64).collect::<Vec<_>>();
-        let (hpk, scales) = (self.s.padded(), f(&bytes[4]).collect::<Vec<_>>());
+        let (hpk, scales) = (self.s.padded(), f(&bytes[4]));
         let gram = e(&bytes[3]);
         let mut whole = Vec::new();
         for (item, g) in gram.chunks_exact(2 * hpk * hpk).enumerate() {
@@ -91,7 +93,7 @@ impl Case {
             }
         }
         let bias = scales.iter().skip(1).step_by(2).copied().collect();
-        [f(&bytes[0]).collect(), e(&bytes[1]), e(&bytes[2]), whole, bias]
+        [f(&bytes[0]), e(&bytes[1]), e(&bytes[2]), whole, bias]
     }
     fn reference(&self, round: &dyn Fn(f64) -> f64) -> Parts {
         let Shape { batch, channels: c, heads, prototypes: p, .. } = self.s;

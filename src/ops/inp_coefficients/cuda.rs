@@ -112,13 +112,19 @@ pub(in crate::ops) fn tile<const K: usize>(
     variant: &str,
 ) -> Result<[usize; K]> {
     let found = names.iter().position(|n| *n == variant).map(|i| tiles[i]);
-    found.ok_or_else(|| {
-        Error::Usage(format!("{op} has no variant {variant}; there are {}", names.join(", ")))
-    })
+    found
+        .ok_or_else(|| Error::Usage(format!("{op} has no variant {variant}; there are {}", names.join(", "))))
 }
 
 /// `Gemm::SHARED` of kernels/gemm.cuh.
-pub(in crate::ops) fn shared(m: usize, n: usize, line: usize, stages: usize, down: usize, across: usize) -> u32 {
+pub(in crate::ops) fn shared(
+    m: usize,
+    n: usize,
+    line: usize,
+    stages: usize,
+    down: usize,
+    across: usize,
+) -> u32 {
     let slabs = down * across * 16 * (n / across + 8) * 4;
     (stages * (m + n) * line).max(slabs) as u32
 }
