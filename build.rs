@@ -1,5 +1,6 @@
-//! Compiles `kernels/*.cu` for each architecture and embeds what comes out: a table of PTX, the machine code that was
-//! assembled from exactly that PTX, and what `ptxas` says of each kernel.
+//! Compiles `kernels/*.cu` for each architecture and embeds what comes out: a table of fat binaries, each the PTX and the
+//! machine code that was assembled from exactly that PTX (compressed, or they would be 10 MB each), and what `ptxas` says of
+//! each kernel.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -210,31 +211,30 @@ struct Kernel {
 struct Image {
     stem: String,
     arch: u32,
-    /// Path without its ending: `.ptx` and `.cubin` lie there.
-    files: PathBuf,
+    fatbin: PathBuf,
     kernels: Vec<Kernel>,
 }
 
 impl Nvcc {
     /// Compiles and assembles, unless the cache has it.
     fn image(&self, source: &Source, arch: u32) -> Result<Image, String> {
-        let key = format!("{}\n{FLAGS:?}\n{arch}\n{}", self.version, env!("CARGO_PKG_VERSION"));
+        let key = format!("fatbin\n{}\n{FLAGS:?}\n{arch}\n{}", self.version, env!("CARGO_PKG_VERSION"));
         let hash = fnv(key.bytes().chain(source.content.iter().copied()));
         let files = self.cache.join(format!("{}-{arch}-{hash:032x}", source.stem));
         let log = files.with_extension("log");
-        // The log is written last: where it is, the other two are.
+        // The log comes last: where it is, the fat binary is.
         if !log.exists() {
             self.compile(source, arch, &files)?;
         }
         let said = fs::read_to_string(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let kernels = kernels(&said)
             .ok_or_else(|| format!("{}: what ptxas said cannot be read:\n{said}", log.display()))?;
-        Ok(Image { stem: source.stem.clone(), arch, files, kernels })
+        Ok(Image { stem: source.stem.clone(), arch, fatbin: files.with_extension("fatbin"), kernels })
     }
     fn compile(&self, source: &Source, arch: u32, files: &Path) -> Result<(), String> {
         // Other builds may be filling the same cache: everything is made under a name of this process and renamed.
         let own = |ending: &str| files.with_extension(format!("{}.{ending}", std::process::id()));
-        let (ptx, cubin, log) = (own("ptx"), own("cubin"), own("log"));
+        let [ptx, cubin, fatbin, log] = ["ptx", "cubin", "fatbin", "log"].map(own);
         let said = |e| format!("{}, sm_{arch}: {e}", source.path.display());
         let virt = format!("-arch=compute_{arch}");
         let out = run(Command::new(&self.path).args(FLAGS).args([&virt, "-o"]).arg(&ptx).arg(&source.path))
@@ -246,12 +246,19 @@ impl Nvcc {
         // Line tables that name `kernels/x.cu` are the same on every machine.
         let here = format!("{}/", env::current_dir().map_err(file)?.display());
         fs::write(&ptx, fs::read_to_string(&ptx).map_err(file)?.replace(&here, "")).map_err(file)?;
-        let ptxas = self.path.with_file_name("ptxas");
+        let tool = |name: &str| Command::new(self.path.with_file_name(name));
         let real = format!("-arch=sm_{arch}");
-        let out = run(Command::new(ptxas).args(["-v", "-lineinfo", &real, "-o"]).arg(&cubin).arg(&ptx))
-            .map_err(said)?;
+        let out =
+            run(tool("ptxas").args(["-v", "-lineinfo", &real, "-o"]).arg(&cubin).arg(&ptx)).map_err(said)?;
         fs::write(&log, [out.stdout, out.stderr].concat()).map_err(file)?;
-        for (from, ending) in [(ptx, "ptx"), (cubin, "cubin"), (log, "log")] {
+        let part =
+            |kind: &str, path: &Path| format!("--image3=kind={kind},sm={arch},file={}", path.display());
+        let parts = [part("elf", &cubin), part("ptx", &ptx), format!("--create={}", fatbin.display())];
+        run(tool("fatbinary").args(["-64", "--compress-mode=size"]).args(parts)).map_err(said)?;
+        for made in [ptx, cubin] {
+            fs::remove_file(made).map_err(file)?;
+        }
+        for (from, ending) in [(fatbin, "fatbin"), (log, "log")] {
             fs::rename(from, files.with_extension(ending)).map_err(file)?;
         }
         Ok(())
@@ -293,13 +300,10 @@ fn kernels(log: &str) -> Option<Vec<Kernel>> {
 impl Image {
     /// This image as Rust.
     fn row(&self) -> String {
-        let mut row = format!("Image {{ stem: {:?}, arch: {}, ", self.stem, self.arch);
-        for ending in ["ptx", "cubin"] {
-            let include = if ending == "ptx" { "include_str" } else { "include_bytes" };
-            let _ = write!(row, "{ending}: {include}!({:?}), ", self.files.with_extension(ending));
-        }
-        row += "kernels: &[";
-        for Kernel { name, registers, spills, shared } in &self.kernels {
+        let Self { stem, arch, fatbin, kernels } = self;
+        let mut row =
+            format!("Image {{ stem: {stem:?}, arch: {arch}, data: include_bytes!({fatbin:?}), kernels: &[");
+        for Kernel { name, registers, spills, shared } in kernels {
             let _ = write!(
                 row,
                 "KernelInfo {{ name: {name:?}, registers: {registers}, spills: {spills}, shared: {shared} }}, "

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use inp_former::runtime::cuda::{self, Gpu};
+use bytemuck::Pod;
+use inp_former::runtime::cuda::{self, Buffer, Gpu, Stream};
 use inp_former::runtime::{Cpu, Elem, Tensor, Tier};
 
 /// A golden file: committed under `tests/data/goldens`, else in the folder `$INP_GOLDENS`; `None` (said) if in neither.
@@ -200,9 +201,20 @@ pub fn tokens_of(x: &Tensor<f32>) -> Tensor<f32> {
     y
 }
 
+/// The GPU that tests run on, if this build has kernels: see [`device`].
+pub fn gpu() -> Option<Gpu> {
+    if cuda::image::IMAGES.is_empty() {
+        println!(
+            "SKIPPED: this build holds no CUDA kernels (tools/install-cuda-toolkit installs the compiler)"
+        );
+        return None;
+    }
+    Some(device())
+}
+
 /// The GPU that tests run on: the emulator's in this process, with all checkers and a seed (`INP_EMULATED_SEED`, else 1;
 /// `INP_EMULATED_GPU`, else an H100), or the real one with `INP_TEST_DEVICE=cuda`.
-pub fn gpu() -> Gpu {
+pub fn device() -> Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     let open = || {
         if std::env::var_os("INP_TEST_DEVICE").is_some_and(|v| v == "cuda") {
@@ -212,6 +224,38 @@ pub fn gpu() -> Gpu {
         Gpu::emulated_with(&[("INP_EMULATED_CHECK", "all"), ("INP_EMULATED_SEED", &seed)]).unwrap()
     };
     GPU.get_or_init(open).clone()
+}
+
+/// Device memory between guards: what a kernel writes outside of it is found, and what it does not write stays NaN.
+pub struct Guarded<T> {
+    whole: Buffer<T>,
+    /// The elements to write: every byte is 0xff (NaN in f32, f16, bf16).
+    pub inner: Buffer<T>,
+}
+
+/// Elements of a guard: a multiple of 256 bytes, so that the inner buffer is aligned as any is.
+const GUARD: usize = 256;
+
+impl<T: Pod> Guarded<T> {
+    /// `len` elements to write.
+    pub fn new(gpu: &Gpu, len: usize) -> Self {
+        let whole = gpu.uninit::<T>(len + 2 * GUARD).unwrap();
+        whole.fill(&gpu.stream(), 0xff).unwrap();
+        gpu.synchronize().unwrap();
+        Self { inner: whole.part(GUARD, len).unwrap(), whole }
+    }
+    /// The elements, once the guards have been seen untouched.
+    #[track_caller]
+    pub fn read(&self, stream: &Stream) -> Vec<T> {
+        let all = self.whole.download(stream).unwrap();
+        let (before, rest) = all.split_at(GUARD);
+        let (inner, after) = rest.split_at(self.inner.len());
+        for (guard, side) in [(before, "before"), (after, "after")] {
+            let touched = bytemuck::cast_slice::<T, u8>(guard).iter().any(|b| *b != 0xff);
+            assert!(!touched, "something was written {side} a buffer of {} elements", inner.len());
+        }
+        inner.to_vec()
+    }
 }
 
 /// Waits for the device; fails if a checker of the emulator found anything in this process so far.

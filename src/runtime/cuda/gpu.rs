@@ -1,7 +1,7 @@
 //! A GPU: its primary context, its limits, its loaded kernels.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, c_void};
 use std::sync::{Arc, Mutex};
 
 use bytemuck::Pod;
@@ -29,7 +29,7 @@ struct Inner {
     shared_optin: u32,
     emulated: bool,
     blocking: bool,
-    /// By the address of their PTX.
+    /// By the address of their image.
     modules: Mutex<HashMap<usize, sys::CUmodule>>,
     kernels: Mutex<HashMap<(usize, String), Arc<Function>>>,
 }
@@ -230,7 +230,7 @@ impl Gpu {
     }
     /// As [`Gpu::kernel`], from any table.
     pub fn kernel_of(&self, images: &'static [Image], name: &str) -> Result<Kernel> {
-        let Some((image, machine)) = choose(images, name, self.arch()) else {
+        let Some((image, _)) = choose(images, name, self.arch()) else {
             return Err(Error::Device(match images.is_empty() {
                 true => "this build holds no CUDA kernels, as there was no nvcc: run tools/install-cuda-toolkit and \
                          build again"
@@ -238,21 +238,20 @@ impl Gpu {
                 false => format!("this build has no kernel {name} for sm_{}", self.arch()),
             }));
         };
-        let key = (image.ptx.as_ptr() as usize, name.to_owned());
+        let key = (image.data.as_ptr() as usize, name.to_owned());
         let mut kernels = self.0.kernels.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(k) = kernels.get(&key) {
             return Ok(Kernel::new(self, k.clone()));
         }
-        // The emulator runs the PTX that the machine code was assembled from.
-        let module = self.module(image, machine && !self.is_emulated())?;
+        let module = self.module(image)?;
         let function = Arc::new(Function::load(module, name, self.shared_optin())?);
         kernels.insert(key, function.clone());
         Ok(Kernel::new(self, function))
     }
-    /// Loads an image, once: its machine code, or its PTX.
-    fn module(&self, image: &'static Image, machine: bool) -> Result<sys::CUmodule> {
+    /// Loads an image, once. The driver takes its machine code where it fits, the emulator its PTX.
+    fn module(&self, image: &'static Image) -> Result<sys::CUmodule> {
         let mut modules = self.0.modules.lock().unwrap_or_else(|e| e.into_inner());
-        let key = image.ptx.as_ptr() as usize;
+        let key = image.data.as_ptr() as usize;
         if let Some(m) = modules.get(&key) {
             return Ok(*m);
         }
@@ -261,19 +260,16 @@ impl Gpu {
         let mut log = vec![0u8; 8192];
         let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
-        let ptx = CString::new(image.ptx)
-            .map_err(|_| Error::Device(format!("{}: PTX with a zero byte", image.stem)))?;
-        let data = if machine { image.cubin.as_ptr().cast::<c_void>() } else { ptx.as_ptr().cast() };
-        // SAFETY: machine code says its size, PTX ends with zero; two options with the log's place and size.
+        let data = image.data.as_ptr().cast();
+        // SAFETY: a fat binary says its size, PTX ends with zero; two options with the log's place and size.
         let code = unsafe {
             sys::cuModuleLoadDataEx(&mut module, data, 2, options.as_mut_ptr(), values.as_mut_ptr())
         };
         check(code, || {
-            let form = if machine { "machine code" } else { "PTX" };
             let said = String::from_utf8_lossy(&log);
             let said = said.trim_end_matches('\0').trim();
             let said = if said.is_empty() { String::new() } else { format!(" ({said})") };
-            format!("loading the {form} of {} for sm_{}{said}", image.stem, image.arch)
+            format!("loading {} for sm_{}{said}", image.stem, image.arch)
         })?;
         modules.insert(key, module);
         Ok(module)

@@ -1,4 +1,4 @@
-//! The embedded kernels: PTX and machine code by architecture, as build.rs made them.
+//! The embedded kernels by architecture, as build.rs made them.
 
 /// A `.cu` file compiled for an architecture.
 #[derive(Debug)]
@@ -7,10 +7,8 @@ pub struct Image {
     pub stem: &'static str,
     /// 80 is sm_80.
     pub arch: u32,
-    /// PTX.
-    pub ptx: &'static str,
-    /// What ptxas made of exactly that PTX; may be empty.
-    pub cubin: &'static [u8],
+    /// A fat binary with PTX and what ptxas made of exactly that PTX; or PTX alone, ending with a zero byte.
+    pub data: &'static [u8],
     /// Its kernels.
     pub kernels: &'static [KernelInfo],
 }
@@ -32,12 +30,12 @@ pub struct KernelInfo {
 pub const IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// The image of a kernel that a device of architecture `arch` runs, and whether its machine code does (else the driver
-/// compiles its PTX): machine code of the same generation, the newest that the device has; else the newest PTX.
+/// compiles its PTX): the newest that the device has, machine code of its own generation before PTX.
 pub fn choose<'a>(images: &'a [Image], kernel: &str, arch: u32) -> Option<(&'a Image, bool)> {
     let has = |i: &&Image| i.arch <= arch && i.kernels.iter().any(|k| k.name == kernel);
-    let machine = |i: &&Image| !i.cubin.is_empty() && i.arch / 10 == arch / 10;
-    let newest = |machine_only: bool| {
-        images.iter().filter(has).filter(|i| !machine_only || machine(i)).max_by_key(|i| i.arch)
-    };
-    newest(true).map(|i| (i, true)).or_else(|| newest(false).map(|i| (i, false)))
+    let image = images.iter().filter(has).max_by_key(|i| i.arch)?;
+    Some((image, image.arch / 10 == arch / 10 && image.data.starts_with(&FATBIN)))
 }
+
+/// How a fat binary begins.
+const FATBIN: [u8; 4] = 0xba55_ed50_u32.to_le_bytes();

@@ -47,6 +47,7 @@ pub(super) struct Function {
     /// Most bytes of dynamic shared memory.
     max_shared: u32,
     registers: u32,
+    ptx: u32,
 }
 
 // SAFETY: handles of the driver API may be used from any thread.
@@ -75,12 +76,13 @@ impl Function {
         };
         let max_threads = attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
         let registers = attribute(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?;
+        let ptx = attribute(Attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)?;
         let max_shared =
             shared_optin - attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?.min(shared_optin);
         let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is loaded.
         check(unsafe { sys::cuFuncSetAttribute(raw, dynamic, max_shared as i32) }, what)?;
-        Ok(Self { raw, name: name.into(), params, max_threads, max_shared, registers })
+        Ok(Self { raw, name: name.into(), params, max_threads, max_shared, registers, ptx })
     }
 }
 
@@ -102,6 +104,10 @@ impl Kernel {
     /// Registers of a thread, as the driver says.
     pub fn registers(&self) -> u32 {
         self.function.registers
+    }
+    /// Architecture of the PTX that it was made from.
+    pub fn arch(&self) -> u32 {
+        self.function.ptx
     }
     /// Blocks that one multiprocessor holds at a time.
     pub fn occupancy(&self, block: u32, shared: u32) -> Result<u32> {

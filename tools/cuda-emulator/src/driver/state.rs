@@ -68,12 +68,14 @@ pub(crate) fn setting(name: &str) -> Option<String> {
 }
 /// Changes a setting for this process: the GPU, the checkers and the report before `cuInit`, the rest at any time.
 pub(crate) fn set(name: String, value: String) -> Result<(), Code> {
-    lock(&SETTINGS).insert(name, value);
-    let Ok(d) = driver() else { return Ok(()) };
-    let new = Options::read(setting).map_err(|_| Code::InvalidValue)?;
-    if new.checks() && !d.options().checks() {
+    let with = |n: &str| if n == name { Some(value.clone()) } else { setting(n) };
+    let new = Options::read(with).map_err(|_| Code::InvalidValue)?;
+    let d = driver();
+    if d.is_ok_and(|d| new.checks() && !d.options().checks()) {
         return Err(Code::IllegalState);
     }
+    lock(&SETTINGS).insert(name, value);
+    let Ok(d) = d else { return Ok(()) };
     *d.options.write().unwrap_or_else(PoisonError::into_inner) = new;
     Ok(())
 }
