@@ -201,20 +201,20 @@ pub fn tokens_of(x: &Tensor<f32>) -> Tensor<f32> {
     y
 }
 
-/// The GPU that tests run on, if this build has kernels: see [`device`].
-pub fn gpu() -> Option<Gpu> {
+/// [`gpu`], if this build has kernels; else says that the test is skipped.
+pub fn gpu_with_kernels() -> Option<Gpu> {
     if cuda::image::IMAGES.is_empty() {
         println!(
             "SKIPPED: this build holds no CUDA kernels (tools/install-cuda-toolkit installs the compiler)"
         );
         return None;
     }
-    Some(device())
+    Some(gpu())
 }
 
 /// The GPU that tests run on: the emulator's in this process, with all checkers and a seed (`INP_EMULATED_SEED`, else 1;
 /// `INP_EMULATED_GPU`, else an H100), or the real one with `INP_TEST_DEVICE=cuda`.
-pub fn device() -> Gpu {
+pub fn gpu() -> Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     let open = || {
         if std::env::var_os("INP_TEST_DEVICE").is_some_and(|v| v == "cuda") {

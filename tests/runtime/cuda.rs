@@ -50,7 +50,7 @@ fn said<T>(r: Result<T>) -> String {
 
 #[test]
 fn uploads_launches_downloads() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let (s, add) = (gpu.new_stream().unwrap(), kernel(&gpu, "axpy"));
     for n in [1, 255, 256, 257, 1000] {
         let x = gpu.upload(&ramp(n)).unwrap();
@@ -68,7 +68,7 @@ fn uploads_launches_downloads() {
 
 #[test]
 fn guards_and_fill_are_seen() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let (s, x) = (gpu.stream(), gpu.upload(&[1f32; 4]).unwrap());
     let y = Guarded::<f32>::new(&gpu, 4);
     assert!(y.read(&s).iter().all(|y| y.is_nan()));
@@ -81,7 +81,7 @@ fn guards_and_fill_are_seen() {
 
 #[test]
 fn copies_between_pinned_memory_and_device_in_two_streams() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let add = kernel(&gpu, "axpy");
     let (s, side) = (gpu.stream(), gpu.new_stream().unwrap());
     let n = 1000;
@@ -103,7 +103,7 @@ fn copies_between_pinned_memory_and_device_in_two_streams() {
 
 #[test]
 fn a_captured_graph_replays_with_forks_and_copies() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let add = kernel(&gpu, "axpy");
     let (s, side) = (gpu.new_stream().unwrap(), gpu.new_stream().unwrap());
     let n = 512;
@@ -132,7 +132,7 @@ fn a_captured_graph_replays_with_forks_and_copies() {
 
 #[test]
 fn what_a_capture_cannot_hold_is_refused_and_the_stream_goes_on() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let s = gpu.new_stream().unwrap();
     let x = gpu.upload(&ramp(8)).unwrap();
     assert!(said(s.capture(|s| x.download(s).map(drop))).contains("waiting for a stream"));
@@ -148,7 +148,7 @@ fn what_a_capture_cannot_hold_is_refused_and_the_stream_goes_on() {
 
 #[test]
 fn wrong_launches_are_refused_with_kernel_and_geometry() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let s = gpu.stream();
     let (x, add) = (gpu.upload(&ramp(64)).unwrap(), kernel(&gpu, "axpy"));
     let params = axpy(&x, &x, 0.0);
@@ -172,7 +172,7 @@ fn wrong_launches_are_refused_with_kernel_and_geometry() {
 
 #[test]
 fn big_shared_memory_needs_no_opting_in() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let (s, n) = (gpu.stream(), 24_000);
     let (x, y) = (gpu.upload(&ramp(n)).unwrap(), Guarded::new(&gpu, n));
     let reverse = kernel(&gpu, "reverse");
@@ -186,7 +186,7 @@ fn big_shared_memory_needs_no_opting_in() {
 
 #[test]
 fn an_arena_is_one_allocation_of_aligned_parts() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let plan = |a: &mut Arena| Ok((a.take::<f32>(3), a.take::<u8>(257), a.take::<f32>(64)));
     let bytes = gpu.measure(plan).unwrap();
     assert_eq!(bytes, 256 + 512 + 256);
@@ -201,7 +201,7 @@ fn an_arena_is_one_allocation_of_aligned_parts() {
 
 #[test]
 fn too_much_memory_says_what_there_is() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let (_, total) = gpu.memory().unwrap();
     let e = said(gpu.uninit::<u8>(2 * total));
     assert!(e.contains("has not enough memory") && e.contains("GB were asked for"), "{e}");
@@ -209,7 +209,7 @@ fn too_much_memory_says_what_there_is() {
 
 #[test]
 fn events_take_times() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     let (s, n) = (gpu.new_stream().unwrap(), 100_000);
     let (x, y) = (gpu.zeros(n).unwrap(), gpu.zeros(n).unwrap());
     let (start, end) = (gpu.event().unwrap(), gpu.event().unwrap());
@@ -240,7 +240,7 @@ fn the_newest_image_that_a_gpu_has_is_chosen() {
 /// Also: every embedded kernel loads, takes one structure, and is the one that [`choose`] names.
 #[test]
 fn the_driver_takes_the_image_that_was_chosen() {
-    let Some(gpu) = support::gpu() else { return };
+    let Some(gpu) = support::gpu_with_kernels() else { return };
     let mut seen = 0;
     for name in IMAGES_OF_THIS_BUILD.iter().flat_map(|i| i.kernels).map(|k| k.name) {
         let (image, _) = choose(IMAGES_OF_THIS_BUILD, name, gpu.arch()).unwrap();
@@ -252,7 +252,7 @@ fn the_driver_takes_the_image_that_was_chosen() {
 
 #[test]
 fn the_emulator_can_be_asked_and_no_other_device_is_there() {
-    let gpu = support::device();
+    let gpu = support::gpu();
     if !gpu.is_emulated() {
         println!("SKIPPED: the device is a real one");
         return;
