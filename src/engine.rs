@@ -1,11 +1,13 @@
 //! The fast scorer: the model's function with folded weights, one pass over tiles a stage, buffers made once.
 
+mod cuda;
 mod encoder;
 mod fold;
 mod forward;
 mod kernels;
+mod on_cpu;
 pub mod score;
 
 pub use encoder::Encoder;
 pub(crate) use fold::Encoder as EncoderWeights;
-pub use score::{Options, Scorer, Verdict};
+pub use score::{Options, Precision, Scorer, Verdict};

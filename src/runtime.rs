@@ -2,12 +2,14 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod device;
 pub mod dtype;
 pub mod simd;
 pub mod tensor;
 pub mod weights;
 
 pub use cpu::Cpu;
+pub use device::Device;
 pub use dtype::DType;
 pub use simd::{Elem, Kernel, Simd, Tier};
 pub use tensor::Tensor;

@@ -1,5 +1,7 @@
 //! The folded engine against the plain model.
 
+mod cuda;
+
 use inp_former::data::image::{Limits, decode};
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::model::{Model, encoder, inp_former as net};
@@ -52,11 +54,11 @@ fn frame_equals_the_plain_model(what: &str, frame: &ImageView) {
             let trained = m.trained().unwrap();
             let head = net::forward(&cpu, trained, &m.config, &features, zero_shot, &mut |_, _| {}).unwrap();
             let native = net::native_maps(&cpu, &features, &head).unwrap();
-            assert_eq!(native.len(), scorer.native_maps().len());
-            for (g, (got, want)) in scorer.native_maps().iter().zip(&native).enumerate() {
+            assert_eq!(native.len(), scorer.native_maps().unwrap().len());
+            for (g, (got, want)) in scorer.native_maps().unwrap().iter().zip(&native).enumerate() {
                 close(&format!("{what} group {g}"), got, &want.data, 1e-4);
             }
-            close(&format!("{what} prototypes"), scorer.prototypes(), &head.inp.data, 1e-4);
+            close(&format!("{what} prototypes"), scorer.prototypes().unwrap(), &head.inp.data, 1e-4);
         }
     }
 }

@@ -161,10 +161,10 @@ fn engine(cpu: &Cpu, model: &Model, input: &Tensor, put: &mut dyn FnMut(&str, &T
     let mut v = Verdict::default();
     for i in 0..b {
         zero.score_tensor_into(input.slab(i), &mut v)?;
-        add("inp_distance", &[b, side * side], &zero.native_maps()[0]);
+        add("inp_distance", &[b, side * side], &zero.native_maps()?[0]);
         full.score_tensor_into(input.slab(i), &mut v)?;
-        add("inp", &[b, cfg.prototypes, cfg.channels], full.prototypes());
-        for (g, map) in full.native_maps().iter().enumerate() {
+        add("inp", &[b, cfg.prototypes, cfg.channels], full.prototypes()?);
+        for (g, map) in full.native_maps()?.iter().enumerate() {
             add(&format!("amap_native{g}"), &[b, side, side], map);
         }
         add("amap_256_gauss", &[b, 1, MAP_SIDE, MAP_SIDE], &v.map);

@@ -113,44 +113,47 @@ impl Encoder {
     pub fn new(cpu: &Cpu, cfg: &Config, enc: params::Encoder) -> Result<Self> {
         let (c, side) = (cfg.channels, cfg.side());
         let pos = patch_embed::pos_embed(cpu, &enc.pos, (side, side))?;
-        let (patch_f32, table_f32) = patches(cpu, cfg, &enc, &pos, false);
-        let (patch_u8, table_u8) = patches(cpu, cfg, &enc, &pos, true);
-        let d = c / cfg.heads;
-        let blocks = enc
-            .blocks
-            .into_iter()
-            .map(|b| {
-                let mut qkv = normed(&b.norm1, &b.qkv);
-                let scale = ((d as f64).powf(-0.5) * std::f64::consts::LOG2_E) as f32;
-                qkv.w[..c * c].iter_mut().for_each(|x| *x *= scale);
-                qkv.b[..c].iter_mut().for_each(|x| *x *= scale);
-                let value_bias = qkv.b[2 * c..].to_vec();
-                qkv.b[c..].fill(0.0);
-                let mut proj = Plain::of(&b.proj);
-                proj.add_product(&value_bias);
-                Block {
-                    qkv: qkv.packed(cpu),
-                    proj: proj.scaled(&b.ls1.data).packed(cpu),
-                    fc1: normed(&b.norm2, &b.mlp.fc1).packed(cpu),
-                    fc2: Plain::of(&b.mlp.fc2).scaled(&b.ls2.data).packed(cpu),
-                }
-            })
-            .collect();
+        let patch = |u8_input| {
+            let (p, table) = patches(cfg, &enc, &pos, u8_input);
+            (Packed::new(cpu, &p.w, c, p.w.len() / c, p.b), table)
+        };
+        let (patch_f32, table_f32) = patch(false);
+        let (patch_u8, table_u8) = patch(true);
+        let block = |b| {
+            let [qkv, proj, fc1, fc2] = encoder_block(cfg, b).map(|p| p.packed(cpu));
+            Block { qkv, proj, fc1, fc2 }
+        };
+        let blocks = enc.blocks.into_iter().map(block).collect();
         Ok(Self { config: cfg.clone(), patch_u8, patch_f32, table_u8, table_f32, blocks })
     }
 }
 
+/// Queries-keys-values, projection and both MLP layers of one encoder block.
+pub fn encoder_block(cfg: &Config, b: params::EncoderBlock) -> [Plain; 4] {
+    let c = cfg.channels;
+    let mut qkv = normed(&b.norm1, &b.qkv);
+    let scale = ((c as f64 / cfg.heads as f64).powf(-0.5) * std::f64::consts::LOG2_E) as f32;
+    qkv.w[..c * c].iter_mut().for_each(|x| *x *= scale);
+    qkv.b[..c].iter_mut().for_each(|x| *x *= scale);
+    let value_bias = qkv.b[2 * c..].to_vec();
+    qkv.b[c..].fill(0.0);
+    let mut proj = Plain::of(&b.proj);
+    proj.add_product(&value_bias);
+    let fc1 = normed(&b.norm2, &b.mlp.fc1);
+    [qkv, proj.scaled(&b.ls1.data), fc1, Plain::of(&b.mlp.fc2).scaled(&b.ls2.data)]
+}
+
 /// A linear layer being folded: w `(n, k)` row-major, b `(n)`.
-struct Plain {
-    w: Vec<f32>,
-    b: Vec<f32>,
+pub struct Plain {
+    pub w: Vec<f32>,
+    pub b: Vec<f32>,
 }
 
 impl Plain {
-    fn of(l: &Linear) -> Self {
+    pub fn of(l: &Linear) -> Self {
         Self { w: l.w.data.clone(), b: l.b.data.clone() }
     }
-    fn k(&self) -> usize {
+    pub fn k(&self) -> usize {
         self.w.len() / self.b.len()
     }
     /// `b += W·x`.
@@ -175,12 +178,12 @@ impl Plain {
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(x, y)| *x as f64 * *y as f64).sum()
 }
 
 /// `W·(x̂∘gain + bias) + b` as one layer on x̂.
-fn normed(norm: &Norm, l: &Linear) -> Plain {
+pub fn normed(norm: &Norm, l: &Linear) -> Plain {
     let mut p = Plain::of(l);
     p.add_product(&norm.bias.data);
     let k = p.k();
@@ -196,13 +199,7 @@ fn mlp(cpu: &Cpu, norm: Option<&Norm>, m: &Mlp) -> (Packed, Packed) {
 }
 
 /// Patch weights and the table that their products are added to, `(T, C)`.
-fn patches(
-    cpu: &Cpu,
-    cfg: &Config,
-    enc: &params::Encoder,
-    pos: &Tensor,
-    u8_input: bool,
-) -> (Packed, Vec<f32>) {
+pub fn patches(cfg: &Config, enc: &params::Encoder, pos: &Tensor, u8_input: bool) -> (Plain, Vec<f32>) {
     let (c, prefix, area) = (cfg.channels, cfg.prefix(), PATCH * PATCH);
     let mut w = enc.patch.w.data.clone();
     let mut bias: Vec<f64> = enc.patch.b.data.iter().map(|x| *x as f64).collect();
@@ -229,25 +226,34 @@ fn patches(
     for n in 1..pos.rows() {
         table.extend(pos.row(n).iter().zip(&bias).map(|(p, b)| (*p as f64 + b) as f32));
     }
-    (Packed::new(cpu, &w, c, 3 * area, Vec::new()), table)
+    (Plain { w, b: Vec::new() }, table)
+}
+
+/// The extractor's constant query times its key weights, `(H·P, C)` on normalised features, and its key-value layer with
+/// the gain folded in.
+pub fn query_key(cpu: &Cpu, cfg: &Config, p: &Trained) -> Result<(Vec<f32>, Plain)> {
+    let (e, c, h, n) = (&p.extractor, cfg.channels, cfg.heads, cfg.prototypes);
+    let d = c / h;
+    let (norm, _) = layernorm::forward(cpu, &p.prototypes, &e.norm1.gain, &e.norm1.bias, TRAINED_EPS)?;
+    let q = linear::forward(cpu, &norm, &e.q.w, Some(&e.q.b))?;
+    let kv = normed(&e.norm1, &e.kv);
+    let scale = (d as f64).powf(-0.5) as f32;
+    // Row (h, p): scale·q[p, h]·Wk[h]. The key's bias adds the same to every token's score and drops out.
+    let mut query_key = vec![0.0; h * n * c];
+    for head in 0..h {
+        let a = Mat::plain(&q.data[head * d..], c);
+        let b = Mat::plain(&kv.w[head * d * c..], c);
+        gemm(cpu, [n, c, d], a, b, &mut query_key[head * n * c..][..n * c], c, Start::Zero);
+    }
+    query_key.iter_mut().for_each(|x| *x *= scale);
+    Ok((query_key, kv))
 }
 
 impl Extract {
     fn new(cpu: &Cpu, cfg: &Config, p: &Trained) -> Result<Self> {
         let (e, c, h, n) = (&p.extractor, cfg.channels, cfg.heads, cfg.prototypes);
         let d = c / h;
-        let (norm, _) = layernorm::forward(cpu, &p.prototypes, &e.norm1.gain, &e.norm1.bias, TRAINED_EPS)?;
-        let q = linear::forward(cpu, &norm, &e.q.w, Some(&e.q.b))?;
-        let kv = normed(&e.norm1, &e.kv);
-        let scale = (d as f64).powf(-0.5) as f32;
-        // Row (h, p): scale·q[p, h]·Wk[h]. The key's bias adds the same to every token's score and drops out.
-        let mut query_key = vec![0.0; h * n * c];
-        for head in 0..h {
-            let a = Mat::plain(&q.data[head * d..], c);
-            let b = Mat::plain(&kv.w[head * d * c..], c);
-            gemm(cpu, [n, c, d], a, b, &mut query_key[head * n * c..][..n * c], c, Start::Zero);
-        }
-        query_key.iter_mut().for_each(|x| *x *= scale);
+        let (query_key, kv) = query_key(cpu, cfg, p)?;
         let value = |head: usize| {
             let rows = (c + head * d)..(c + (head + 1) * d);
             Packed::new(cpu, &kv.w[rows.start * c..rows.end * c], d, c, kv.b[rows].to_vec())
@@ -264,11 +270,24 @@ impl Extract {
     }
 }
 
-impl Decode {
-    fn new(cpu: &Cpu, b: &params::DecoderBlock) -> Self {
+/// What a decoder block's low-rank form is made of.
+pub struct LowRank {
+    /// The projection `(C, C)` with the mean over its outputs taken away, and its bias `(C)` likewise.
+    pub centred: Vec<f32>,
+    pub centred_bias: Vec<f32>,
+    /// Centred projection, gain and first MLP weights in one, `(4C, C)`.
+    pub a: Vec<f32>,
+    /// What the projection's bias adds to the first MLP layer before the row's scale, and what comes after it, `(4C)`.
+    pub fc1_scaled: Vec<f32>,
+    pub fc1_shift: Vec<f32>,
+    /// Second MLP layer; its bias includes the projection's.
+    pub fc2: Plain,
+}
+
+impl LowRank {
+    pub fn new(cpu: &Cpu, b: &params::DecoderBlock) -> Self {
         let c = b.proj.b.len();
         let hidden = b.mlp.fc1.b.len();
-        // The projection with the mean over its outputs taken away, column by column.
         let mut centred = b.proj.w.data.clone();
         let mut mean = vec![0.0f64; c];
         for row in centred.chunks_exact(c) {
@@ -281,31 +300,32 @@ impl Decode {
         let centred_bias: Vec<f32> = b.proj.b.data.iter().map(|x| (*x as f64 - middle) as f32).collect();
         let mut fc1 = normed(&b.norm2, &b.mlp.fc1);
         let fc1_shift = std::mem::take(&mut fc1.b);
-        // A[i, o] = Σ_m centred[m, i]·W1[o, m]: (C, 4C).
-        let mut a = vec![0.0; c * hidden];
-        gemm(
-            cpu,
-            [c, hidden, c],
-            Mat::transposed(&centred, c),
-            Mat::transposed(&fc1.w, c),
-            &mut a,
-            hidden,
-            Start::Zero,
-        );
+        // a[o, i] = Σ_m W1[o, m]·centred[m, i].
+        let mut a = vec![0.0; hidden * c];
+        let (w1, middle) = (Mat::plain(&fc1.w, c), Mat::plain(&centred, c));
+        gemm(cpu, [hidden, c, c], w1, middle, &mut a, c, Start::Zero);
         let fc1_scaled = fc1.w.chunks_exact(c).map(|row| dot(row, &centred_bias) as f32).collect();
         let mut fc2 = Plain::of(&b.mlp.fc2);
         fc2.b.iter_mut().zip(&b.proj.b.data).for_each(|(x, p)| *x += p);
+        Self { centred, centred_bias, a, fc1_scaled, fc1_shift, fc2 }
+    }
+}
+
+impl Decode {
+    fn new(cpu: &Cpu, b: &params::DecoderBlock) -> Self {
+        let c = b.proj.b.len();
+        let l = LowRank::new(cpu, b);
         Self {
             q: normed(&b.norm1, &b.q).packed(cpu),
             kv: normed(&b.norm1, &b.kv).packed(cpu),
             scale: b.scale.data.clone(),
             proj: Packed::new(cpu, &b.proj.w.data, c, c, Vec::new()),
-            centred: Packed::new(cpu, &centred, c, c, Vec::new()),
-            centred_bias,
-            a: Packed::from_mat(cpu, Mat::plain(&a, hidden), hidden, c, Vec::new()),
-            fc1_scaled,
-            fc1_shift,
-            fc2: fc2.packed(cpu),
+            centred: Packed::new(cpu, &l.centred, c, c, Vec::new()),
+            centred_bias: l.centred_bias,
+            a: Packed::new(cpu, &l.a, b.mlp.fc1.b.len(), c, Vec::new()),
+            fc1_scaled: l.fc1_scaled,
+            fc1_shift: l.fc1_shift,
+            fc2: l.fc2.packed(cpu),
         }
     }
 }

@@ -1,25 +1,61 @@
 //! `Scorer`: one in-memory picture in, one score and one anomaly map out.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::engine::fold::Folded;
-use crate::engine::forward::{Pixels, Workspace};
+use crate::engine::cuda::OnCuda;
+use crate::engine::forward::Pixels;
+use crate::engine::on_cpu::OnCpu;
 use crate::error::{Error, Result};
 use crate::model::{Config, Model};
-use crate::ops::anomaly_map;
-use crate::ops::preprocess::{Cropper, ImageView};
-use crate::runtime::Cpu;
+use crate::ops::preprocess::ImageView;
 use crate::runtime::weights::WeightFile;
+use crate::runtime::{Cpu, DType, Device};
 
 /// Side of the anomaly map.
 pub const MAP_SIDE: usize = 256;
 /// Share of the map's largest pixels whose mean is the score.
 pub const TOP: f64 = 0.01;
 
+/// What products are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 on a CPU, bf16 on a GPU.
+    #[default]
+    Auto,
+    /// f32, on a CPU.
+    F32,
+    /// One of the element types of a GPU's kernels; sums are f32.
+    Of(DType),
+}
+
+impl Precision {
+    /// The element type on a GPU. Errors: f32, which its kernels do not have.
+    pub fn on_cuda(self) -> Result<DType> {
+        match self {
+            Self::Auto => Ok(DType::Bf16),
+            Self::Of(dtype) => Ok(dtype),
+            Self::F32 => Err(Error::usage(
+                "the CUDA kernels compute in bf16, f16 or tf32, not f32; choose one of these or --device cpu",
+            )),
+        }
+    }
+    /// Errors: anything that the CPU's kernels do not have.
+    pub fn on_cpu(self) -> Result<()> {
+        match self {
+            Self::Auto | Self::F32 => Ok(()),
+            Self::Of(dtype) => Err(Error::usage(format!(
+                "this version computes in f32 on a CPU, not in {}; use --precision f32",
+                dtype.name()
+            ))),
+        }
+    }
+}
+
 /// How to score.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// What products are computed in.
+    pub precision: Precision,
     /// CPU threads; `None` takes every core that the process may use.
     pub threads: Option<usize>,
     /// Map each patch's distance to the picture's own prototypes, without bottleneck and decoder.
@@ -64,14 +100,15 @@ pub struct Verdict {
 /// ```
 #[derive(Clone)]
 pub struct Scorer {
-    cpu: Cpu,
-    model: Arc<Folded>,
-    zero_shot: bool,
+    on: On,
     threshold: Option<f32>,
-    cropper: Cropper,
-    crop: Vec<u8>,
-    work: Workspace,
-    sorted: Vec<f32>,
+}
+
+/// The half that belongs to a device.
+#[derive(Clone)]
+enum On {
+    Cpu(Box<OnCpu>),
+    Cuda(Box<OnCuda>),
 }
 
 /// A line of cameras has a scorer on each of its threads: not to be lost by a field that is not `Send`.
@@ -87,34 +124,50 @@ impl Scorer {
         Self::new(model, Cpu::new(options.threads)?, options)
     }
 
-    /// Scores with a model in memory, on a given CPU (`options.threads` is not used). The model's weights are folded
-    /// into new ones and let go.
-    pub fn new(model: Model, cpu: Cpu, options: &Options) -> Result<Self> {
-        let folded = Folded::new(&cpu, model)?;
-        let cfg = &folded.config;
-        Ok(Self {
-            zero_shot: options.zero_shot,
-            threshold: options.threshold.or_else(|| cfg.threshold(options.zero_shot)),
-            cropper: Cropper::new(cfg.resize, cfg.crop)?,
-            crop: vec![0; cfg.crop * cfg.crop * 3],
-            work: Workspace::new(&cpu, cfg),
-            model: Arc::new(folded),
-            sorted: Vec::new(),
-            cpu,
-        })
+    /// Scores with a model in memory, on a given device (`options.threads` counts for folding only, and only where the
+    /// device is no CPU). The model's weights are folded into new ones and let go.
+    pub fn new(model: Model, device: impl Into<Device>, options: &Options) -> Result<Self> {
+        let on = match device.into() {
+            Device::Cpu(cpu) => {
+                options.precision.on_cpu()?;
+                On::Cpu(Box::new(OnCpu::new(model, cpu, options.zero_shot)?))
+            }
+            Device::Cuda(gpu) => {
+                let (cpu, dtype) = (Cpu::new(options.threads)?, options.precision.on_cuda()?);
+                On::Cuda(Box::new(OnCuda::new(model, &cpu, &gpu, dtype, options.zero_shot)?))
+            }
+        };
+        let mut scorer = Self { on, threshold: options.threshold };
+        scorer.threshold = scorer.threshold.or_else(|| scorer.config().threshold(options.zero_shot));
+        Ok(scorer)
     }
 
     /// What the model's file says of it.
     pub fn config(&self) -> &Config {
-        &self.model.config
+        match &self.on {
+            On::Cpu(on) => on.config(),
+            On::Cuda(on) => on.config(),
+        }
     }
     /// Number of scorers, this one included, that use this model's weights: itself and its clones.
     pub fn sharing(&self) -> usize {
-        Arc::strong_count(&self.model)
+        match &self.on {
+            On::Cpu(on) => on.sharing(),
+            On::Cuda(on) => on.sharing(),
+        }
     }
     /// Score from which a picture is anomalous.
     pub fn threshold(&self) -> Option<f32> {
         self.threshold
+    }
+
+    /// Kernels that a GPU launches, as one graph, for a batch of frames like this one; `None` on a CPU. Captures the graph
+    /// if it was not. Errors: the device's.
+    pub fn launches(&mut self, frame: &ImageView, batch: usize) -> Result<Option<usize>> {
+        match &mut self.on {
+            On::Cpu(_) => Ok(None),
+            On::Cuda(on) => on.launches(frame, batch).map(Some),
+        }
     }
 
     /// Scores one picture. Errors: a map that is not finite.
@@ -122,52 +175,74 @@ impl Scorer {
         self.score_timed(frame, verdict, &mut |_| {})
     }
 
-    /// As [`Scorer::score_into`]; `stage` is called with each stage's name as it ends.
+    /// As [`Scorer::score_into`]; `stage` is called with each stage's name as it ends; on a GPU all is one stage.
     pub fn score_timed(
         &mut self,
         frame: &ImageView,
         verdict: &mut Verdict,
         stage: &mut dyn FnMut(&'static str),
     ) -> Result<()> {
-        let mut crop = std::mem::take(&mut self.crop);
-        let cropped = self.cropper.run(&self.cpu, frame, &mut crop);
-        stage("crop");
-        let scored = cropped.and_then(|()| self.score(Pixels::U8(&crop), verdict, stage));
-        self.crop = crop;
-        scored
+        match &mut self.on {
+            On::Cpu(on) => on.frame(frame, verdict, stage)?,
+            On::Cuda(on) => {
+                on.frames(std::slice::from_ref(frame), std::slice::from_mut(verdict))?;
+                stage("frame to score");
+            }
+        }
+        self.judge(verdict);
+        Ok(())
     }
 
     /// Scores a picture that is already a normalised tensor `(3, X, X)`. Errors: another length; a map that is not finite.
     pub fn score_tensor_into(&mut self, input: &[f32], verdict: &mut Verdict) -> Result<()> {
-        if input.len() != self.crop.len() {
-            let x = self.model.config.crop;
+        let x = self.config().crop;
+        if input.len() != 3 * x * x {
             return Err(Error::usage(format!("{} numbers are not a tensor (3, {x}, {x})", input.len())));
         }
-        self.score(Pixels::F32(input), verdict, &mut |_| {})
+        match &mut self.on {
+            On::Cpu(on) => on.score(Pixels::F32(input), verdict, &mut |_| {})?,
+            On::Cuda(on) => on.tensor(input, verdict)?,
+        }
+        self.judge(verdict);
+        Ok(())
     }
 
     /// Maps of the last picture on the patch grid, `(N)` of each group: cosine distances (zero-shot: one, the distance to
-    /// the nearest prototype).
-    pub fn native_maps(&self) -> &[Vec<f32>] {
-        self.work.native(self.zero_shot)
+    /// the nearest prototype). Errors: on a GPU, those of its copies.
+    pub fn native_maps(&self) -> Result<&[Vec<f32>]> {
+        match &self.on {
+            On::Cpu(on) => Ok(on.native_maps()),
+            On::Cuda(on) => Ok(&on.last()?.0),
+        }
     }
-    /// Prototypes I `(P, C)` of the last picture.
-    pub fn prototypes(&self) -> &[f32] {
-        self.work.inp()
+    /// Prototypes I `(P, C)` of the last picture. Errors: on a GPU, those of its copies.
+    pub fn prototypes(&self) -> Result<&[f32]> {
+        match &self.on {
+            On::Cpu(on) => Ok(on.prototypes()),
+            On::Cuda(on) => Ok(&on.last()?.1),
+        }
     }
 
-    /// Scores several pictures, one after the other: each gets the same bits as alone. Errors: unless there are as many
-    /// verdicts as pictures; a map that is not finite (the verdicts before it are good).
+    /// Scores several pictures: each gets the same bits as alone. A CPU does one after the other, a GPU those of one size
+    /// together. Errors: unless there are as many verdicts as pictures; a map that is not finite (the verdicts before it are
+    /// good).
     pub fn score_batch_into(&mut self, frames: &[ImageView], verdicts: &mut [Verdict]) -> Result<()> {
         if frames.len() != verdicts.len() {
             return Err(Error::usage(format!("{} verdicts for {} pictures", verdicts.len(), frames.len())));
         }
-        frames.iter().zip(verdicts).try_for_each(|(frame, verdict)| self.score_into(frame, verdict))
+        match &mut self.on {
+            On::Cpu(on) => {
+                frames.iter().zip(verdicts.iter_mut()).try_for_each(|(f, v)| on.frame(f, v, &mut |_| {}))?
+            }
+            On::Cuda(on) => on.frames(frames, verdicts)?,
+        }
+        verdicts.iter_mut().for_each(|v| self.judge(v));
+        Ok(())
     }
 
     /// As [`Scorer::score_batch_into`], from pictures already resized and cropped: crops `(B, X, X, 3)` RGB.
     pub fn score_crops_into(&mut self, crops: &[u8], verdicts: &mut [Verdict]) -> Result<()> {
-        let size = self.crop.len();
+        let size = 3 * self.config().crop.pow(2);
         if crops.len() != verdicts.len() * size {
             return Err(Error::usage(format!(
                 "{} verdicts for {} bytes of crops",
@@ -175,18 +250,18 @@ impl Scorer {
                 crops.len()
             )));
         }
-        crops
-            .chunks_exact(size)
-            .zip(verdicts)
-            .try_for_each(|(crop, v)| self.score(Pixels::U8(crop), v, &mut |_| {}))
+        match &mut self.on {
+            On::Cpu(on) => {
+                let mut each = crops.chunks_exact(size).zip(verdicts.iter_mut());
+                each.try_for_each(|(c, v)| on.score(Pixels::U8(c), v, &mut |_| {}))?
+            }
+            On::Cuda(on) => on.crops(crops, verdicts)?,
+        }
+        verdicts.iter_mut().for_each(|v| self.judge(v));
+        Ok(())
     }
 
-    fn score(&mut self, pixels: Pixels, v: &mut Verdict, stage: &mut dyn FnMut(&'static str)) -> Result<()> {
-        v.map.resize(MAP_SIDE * MAP_SIDE, 0.0);
-        self.work.run(&self.cpu, &self.model, pixels, self.zero_shot, &mut v.map, stage);
-        v.score = anomaly_map::score_in(&v.map, TOP, &mut self.sorted)?;
+    fn judge(&self, v: &mut Verdict) {
         v.anomalous = self.threshold.map(|t| v.score >= t);
-        stage("score");
-        Ok(())
     }
 }

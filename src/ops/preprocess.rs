@@ -90,6 +90,20 @@ impl<'a> ImageView<'a> {
     pub fn height(&self) -> usize {
         self.height
     }
+    /// How its bytes are to be read.
+    pub fn format(&self) -> PixelFormat {
+        self.format
+    }
+    /// Its rows without padding, `height · width · format.bytes()` bytes.
+    ///
+    /// # Panics
+    /// Unless `to` has that length.
+    pub fn copy_to(&self, to: &mut [u8]) {
+        let row = self.width * self.format.bytes();
+        assert_eq!(to.len(), row * self.height, "the buffer has another length than the frame");
+        let rows = self.pixels.chunks(self.stride);
+        to.chunks_exact_mut(row).zip(rows).for_each(|(to, from)| to.copy_from_slice(&from[..row]));
+    }
 }
 
 /// Offset of the centre crop, `round((resize - crop)/2)`, half to even as Python rounds.

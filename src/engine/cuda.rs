@@ -1,0 +1,194 @@
+//! The scorer's CUDA half: a captured graph takes a batch from page-locked pixels to page-locked scores and maps.
+//!
+//! A graph is captured for each number of pictures and kind of input, once; a call then copies pixels in, launches it and
+//! waits. Long batches are cut in pieces that two streams work at in turn, so that copies hide behind kernels.
+
+mod forward;
+mod plan;
+mod weights;
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use crate::engine::score::{MAP_SIDE, Verdict};
+use crate::error::{Error, Result};
+use crate::model::{Config, Model};
+use crate::ops::preprocess::ImageView;
+use crate::runtime::cuda::{Gpu, Stream};
+use crate::runtime::{Cpu, DType};
+
+use plan::{Input, Plan};
+use weights::Weights;
+
+/// Pictures of one graph at most.
+const PIECE: usize = 32;
+/// Graphs that a stream keeps.
+const KEPT: usize = 4;
+
+/// A model on a GPU, its streams and graphs; clones share the weights.
+pub struct OnCuda {
+    gpu: Gpu,
+    weights: Arc<Weights>,
+    zero_shot: bool,
+    /// Two, made by the first pass.
+    lanes: Vec<Lane>,
+    /// The lane of the last picture, and that one's native maps and prototypes once they were asked for.
+    last_lane: usize,
+    last: OnceCell<(Vec<Vec<f32>>, Vec<f32>)>,
+}
+
+/// A stream and its graphs, the last used first.
+struct Lane {
+    stream: Stream,
+    side: Stream,
+    plans: Vec<Plan>,
+}
+
+impl Lane {
+    fn new(gpu: &Gpu) -> Result<Self> {
+        Ok(Self { stream: gpu.new_stream()?, side: gpu.new_stream()?, plans: Vec::new() })
+    }
+    /// The graph for this input, captured now if it was not.
+    fn plan(&mut self, weights: &Weights, input: Input, batch: usize, zero_shot: bool) -> Result<&Plan> {
+        match self.plans.iter().position(|p| p.is_for(input, batch)) {
+            Some(i) => self.plans[..=i].rotate_right(1),
+            None => {
+                self.plans.truncate(KEPT - 1);
+                let plan = Plan::new(&self.stream, &self.side, weights, input, batch, zero_shot)?;
+                self.plans.insert(0, plan);
+            }
+        }
+        Ok(&self.plans[0])
+    }
+}
+
+impl Clone for OnCuda {
+    fn clone(&self) -> Self {
+        let (gpu, weights) = (self.gpu.clone(), self.weights.clone());
+        Self { gpu, weights, lanes: Vec::new(), last: OnceCell::new(), ..*self }
+    }
+}
+
+impl OnCuda {
+    /// Folds the model on the CPU and uploads it. Errors: a shape that the kernels do not take, weights that the element
+    /// type cannot hold, a device without the memory.
+    pub fn new(model: Model, cpu: &Cpu, gpu: &Gpu, dtype: DType, zero_shot: bool) -> Result<Self> {
+        let cfg = &model.config;
+        if cfg.channels != 64 * cfg.heads {
+            return Err(Error::usage(format!(
+                "this model has heads of {} channels, and the CUDA kernels are for 64; use --device cpu",
+                cfg.channels / cfg.heads
+            )));
+        }
+        let weights = Arc::new(Weights::new(cpu, gpu, dtype, model)?);
+        Ok(Self {
+            gpu: gpu.clone(),
+            weights,
+            zero_shot,
+            lanes: Vec::new(),
+            last_lane: 0,
+            last: OnceCell::new(),
+        })
+    }
+    fn lane(&mut self, i: usize) -> Result<&mut Lane> {
+        while self.lanes.len() <= i {
+            self.lanes.push(Lane::new(&self.gpu)?);
+        }
+        Ok(&mut self.lanes[i])
+    }
+    /// What the model's file says of it.
+    pub fn config(&self) -> &Config {
+        &self.weights.config
+    }
+    /// What products are made in.
+    pub fn dtype(&self) -> DType {
+        self.weights.dtype
+    }
+    /// Scorers that use these weights.
+    pub fn sharing(&self) -> usize {
+        Arc::strong_count(&self.weights)
+    }
+    /// Maps of the last picture on the patch grid, and its prototypes; empty before the first.
+    pub fn last(&self) -> Result<&(Vec<Vec<f32>>, Vec<f32>)> {
+        if let Some(last) = self.last.get() {
+            return Ok(last);
+        }
+        let lane = self.lanes.get(self.last_lane);
+        let last = lane.and_then(|l| Some(l.plans.first()?.last(&l.stream))).transpose()?;
+        Ok(self.last.get_or_init(|| last.unwrap_or_default()))
+    }
+    /// Kernels of one launch for as many frames like this one.
+    pub fn launches(&mut self, frame: &ImageView, batch: usize) -> Result<usize> {
+        let (weights, zero_shot) = (self.weights.clone(), self.zero_shot);
+        Ok(self.lane(0)?.plan(&weights, Input::of(frame), batch.min(PIECE), zero_shot)?.kernels())
+    }
+
+    /// Scores frames, which may be of several sizes: those of one size that follow one another go together.
+    pub fn frames(&mut self, frames: &[ImageView], verdicts: &mut [Verdict]) -> Result<()> {
+        let mut at = 0;
+        for group in frames.chunk_by(|a, b| Input::of(a) == Input::of(b)) {
+            let fill = |i: usize, to: &mut [u8]| group[i].copy_to(to);
+            self.run(Input::of(&group[0]), &fill, &mut verdicts[at..at + group.len()])?;
+            at += group.len();
+        }
+        Ok(())
+    }
+    /// Scores crops `(B, X, X, 3)`.
+    pub fn crops(&mut self, crops: &[u8], verdicts: &mut [Verdict]) -> Result<()> {
+        let size = 3 * self.config().crop.pow(2);
+        let fill = |i: usize, to: &mut [u8]| to.copy_from_slice(&crops[i * size..(i + 1) * size]);
+        self.run(Input::Crops, &fill, verdicts)
+    }
+    /// Scores a normalised picture `(3, X, X)`.
+    pub fn tensor(&mut self, input: &[f32], verdict: &mut Verdict) -> Result<()> {
+        let fill = |_: usize, to: &mut [u8]| to.copy_from_slice(bytemuck::cast_slice(input));
+        self.run(Input::Tensors, &fill, std::slice::from_mut(verdict))
+    }
+
+    /// `fill(i, to)` writes picture `i` into page-locked memory. Pieces alternate between the lanes: while one's kernels run,
+    /// the other's pictures are copied.
+    fn run(&mut self, input: Input, fill: &dyn Fn(usize, &mut [u8]), verdicts: &mut [Verdict]) -> Result<()> {
+        let n = verdicts.len();
+        self.last = OnceCell::new();
+        let mut under_way: [Option<std::ops::Range<usize>>; 2] = [None, None];
+        let pieces = n.div_ceil(PIECE);
+        for turn in 0..pieces + 1 {
+            let lane = turn % 2;
+            if turn < pieces {
+                let piece = turn * PIECE..n.min((turn + 1) * PIECE);
+                let (weights, zero_shot) = (self.weights.clone(), self.zero_shot);
+                let on = self.lane(lane)?;
+                on.plan(&weights, input, piece.len(), zero_shot)?.fill(|i, to| fill(piece.start + i, to))?;
+                on.plans[0].launch(&on.stream)?;
+                under_way[lane] = Some(piece);
+            }
+            if let Some(piece) = under_way[1 - lane].take() {
+                self.collect(1 - lane, &mut verdicts[piece])?;
+            }
+        }
+        Ok(())
+    }
+    fn collect(&mut self, lane: usize, verdicts: &mut [Verdict]) -> Result<()> {
+        let Lane { stream, plans, .. } = &self.lanes[lane];
+        let plan = &plans[0];
+        stream.synchronize()?;
+        let size = MAP_SIDE * MAP_SIDE;
+        plan.results(|scores, maps| {
+            for (v, (score, map)) in verdicts.iter_mut().zip(scores.iter().zip(maps.chunks_exact(size))) {
+                v.map.resize(size, 0.0);
+                v.map.copy_from_slice(map);
+                v.score = *score;
+            }
+        })?;
+        if let Some(v) = verdicts.iter().find(|v| !v.score.is_finite()) {
+            return Err(Error::NotFinite(format!(
+                "the score is {}: the model's numbers do not fit {}, or its weights are not finite; try --precision bf16 \
+                 or --device cpu",
+                v.score,
+                self.dtype().name()
+            )));
+        }
+        self.last_lane = lane;
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! The CUDA engine against the CPU's: maps, prototypes and scores in every precision, the same bits in any batch.
+
+use inp_former::data::image::{Limits, decode};
+use inp_former::engine::{Options, Precision, Scorer, Verdict};
+use inp_former::model::Model;
+use inp_former::ops::preprocess::{ImageView, PixelFormat};
+use inp_former::runtime::{Cpu, DType, Device};
+
+use crate::models::model;
+use crate::support::{golden, golden_input, gpu};
+
+/// Largest difference from f32 of a map on the patch grid, relative to the largest value.
+fn bound(dtype: DType) -> f32 {
+    if dtype == DType::Bf16 { 8e-3 } else { 1e-3 }
+}
+
+fn options(dtype: DType, zero_shot: bool) -> Options {
+    Options { precision: Precision::Of(dtype), zero_shot, ..Options::default() }
+}
+
+fn on_cpu(m: &Model, zero_shot: bool) -> Scorer {
+    let cpu = Cpu::new(None).unwrap();
+    Scorer::new(m.clone(), cpu, &Options { zero_shot, ..Options::default() }).unwrap()
+}
+
+/// Of the values less their mean.
+fn correlation(a: &[f32], b: &[f32]) -> f64 {
+    let mean = |x: &[f32]| x.iter().map(|x| *x as f64).sum::<f64>() / x.len() as f64;
+    let (ma, mb) = (mean(a), mean(b));
+    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+        a.iter().zip(b).map(|(x, y)| f(*x as f64 - ma, *y as f64 - mb)).sum()
+    };
+    sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()
+}
+
+#[track_caller]
+fn like(what: &str, got: &[f32], want: &[f32], dtype: DType) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let top = want.iter().fold(0.0, |m, x| f32::max(m, x.abs()));
+    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, |m, x| if x <= m { m } else { x });
+    let r = correlation(got, want);
+    println!("{what}: {:.1e} of the largest value, correlation {r:.6}", worst / top);
+    assert!(worst <= bound(dtype) * top, "{what}: {worst:e} of {top:e}");
+    assert!(r >= 0.995, "{what}: correlation {r}");
+}
+
+fn compare(what: &str, got: &(Scorer, Verdict), want: &(Scorer, Verdict), dtype: DType) {
+    for (g, (a, b)) in got.0.native_maps().unwrap().iter().zip(want.0.native_maps().unwrap()).enumerate() {
+        like(&format!("{what} group {g}"), a, b, dtype);
+    }
+    assert_eq!(got.0.native_maps().unwrap().len(), want.0.native_maps().unwrap().len());
+    like(&format!("{what} map"), &got.1.map, &want.1.map, dtype);
+    let off = (got.1.score - want.1.score).abs();
+    assert!(off <= 1e-3, "{what}: score {} instead of {}", got.1.score, want.1.score);
+}
+
+fn tensors_like_the_cpus(name: &str, dtypes: &[DType]) {
+    let gpu = gpu();
+    let m = model(name);
+    let x = m.config.crop;
+    let input = golden_input(name, 1, x, x);
+    for zero_shot in [false, true] {
+        let score = |mut s: Scorer| {
+            let mut v = Verdict::default();
+            s.score_tensor_into(&input.data, &mut v).unwrap();
+            (s, v)
+        };
+        let want = score(on_cpu(&m, zero_shot));
+        for &dtype in dtypes {
+            let device = Device::Cuda(gpu.clone());
+            let got = score(Scorer::new(m.clone(), device, &options(dtype, zero_shot)).unwrap());
+            compare(&format!("{name} {} zero-shot {zero_shot}", dtype.name()), &got, &want, dtype);
+        }
+    }
+}
+
+#[test]
+fn mini_is_like_the_cpus() {
+    tensors_like_the_cpus("mini", &DType::ALL);
+}
+
+#[test]
+fn small_at_252_pixels_is_like_the_cpus() {
+    tensors_like_the_cpus("small252", &DType::ALL);
+}
+
+/// From a raw frame: preprocessing, patches, five a block, extractor, factors, bottleneck, three a block, maps.
+#[test]
+fn a_frame_takes_at_most_88_launches() {
+    let mut s = Scorer::new(model("small252"), gpu(), &options(DType::Bf16, false)).unwrap();
+    let pixels = vec![99; 640 * 480 * 3];
+    let frame = ImageView::rgb(&pixels, 640, 480).unwrap();
+    let n = s.launches(&frame, 1).unwrap().unwrap();
+    println!("{n} launches");
+    assert!(n <= 88, "{n} launches");
+}
+
+#[test]
+fn small_at_392_pixels_is_like_the_cpus() {
+    tensors_like_the_cpus("small392", &[DType::Bf16, DType::F16]);
+}
+
+/// A camera's frame: resized and cropped on the device.
+#[test]
+fn frames_of_every_format_are_like_the_cpus() {
+    let gpu = gpu();
+    let m = model("mini");
+    let dtype = DType::Bf16;
+    let mut ours = Scorer::new(m.clone(), Device::Cuda(gpu), &options(dtype, false)).unwrap();
+    let mut theirs = on_cpu(&m, false);
+    let formats = [PixelFormat::Rgb8, PixelFormat::Bgr8, PixelFormat::Mono8, PixelFormat::Rgba8];
+    for (format, (width, height)) in formats.into_iter().zip([(300, 220), (131, 517), (128, 128), (640, 127)])
+    {
+        let stride = width * format.bytes() + 5;
+        let pixels: Vec<u8> = (0..height * stride).map(|i| (i * 7919 % 251) as u8).collect();
+        let frame = ImageView::new(&pixels, width, height, stride, format).unwrap();
+        let (mut a, mut b) = (Verdict::default(), Verdict::default());
+        ours.score_into(&frame, &mut a).unwrap();
+        theirs.score_into(&frame, &mut b).unwrap();
+        like(&format!("{format:?}"), &a.map, &b.map, dtype);
+    }
+    let Some(path) = golden("preprocess/a_300x220.png") else { return };
+    let picture = decode(&path, &Limits::default()).unwrap();
+    let frame = ImageView::rgb(&picture.rgb, 300, 220).unwrap();
+    let (mut a, mut b) = (Verdict::default(), Verdict::default());
+    ours.score_into(&frame, &mut a).unwrap();
+    theirs.score_into(&frame, &mut b).unwrap();
+    like("a_300x220.png", &a.map, &b.map, dtype);
+}
+
+#[test]
+fn bits_do_not_depend_on_batch_position_or_run() {
+    let gpu = gpu();
+    let m = model("mini");
+    let size = 3 * m.config.crop.pow(2);
+    let crops: Vec<u8> = (0..33 * size).map(|i| (i * 7919 % 251) as u8).collect();
+    for dtype in DType::ALL {
+        let scorer = Scorer::new(m.clone(), Device::Cuda(gpu.clone()), &options(dtype, false)).unwrap();
+        let run = |s: &mut Scorer, crops: &[u8]| {
+            let mut v = vec![Verdict::default(); crops.len() / size];
+            s.score_crops_into(crops, &mut v).unwrap();
+            v
+        };
+        let want = run(&mut scorer.clone(), &crops);
+        for b in [1, 2, 3, 7, 8] {
+            let mut s = scorer.clone();
+            for first in (0..33 - b).step_by(if b == 1 { 11 } else { b + 4 }) {
+                let got = run(&mut s, &crops[first * size..(first + b) * size]);
+                assert_eq!(got, want[first..first + b], "{b} from {first} in {}", dtype.name());
+            }
+        }
+        assert_eq!(run(&mut scorer.clone(), &crops), want, "another run in {}", dtype.name());
+    }
+}
