@@ -4,6 +4,7 @@ mod bench;
 mod calibrate;
 mod convert;
 mod demo;
+mod device;
 mod eval;
 mod gallery;
 mod info;
@@ -21,7 +22,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use inp_former::data::dataset::Layout;
 use inp_former::model::{Model, embedded};
-use inp_former::runtime::Cpu;
 use inp_former::runtime::weights::WeightFile;
 use inp_former::{Error, Result};
 
@@ -114,35 +114,6 @@ pub fn main() -> ExitCode {
 }
 
 impl Common {
-    /// The device to compute on; what is not built into this version is refused.
-    pub fn cpu(&self) -> Result<Cpu> {
-        let kind = self.device.split(':').next().unwrap_or_default();
-        match kind {
-            "auto" | "cpu" if !self.device.contains(':') => {}
-            "cuda" | "emulated" => {
-                return Err(Error::usage(format!(
-                    "--device {}: this version has no CUDA kernels; use --device cpu",
-                    self.device
-                )));
-            }
-            _ => return Err(Error::usage(format!("--device {}: choose auto or cpu", self.device))),
-        }
-        match self.precision.as_str() {
-            "auto" | "f32" => {}
-            "bf16" | "f16" | "int8" | "fp8" | "tf32" => {
-                return Err(Error::usage(format!(
-                    "--precision {}: this version computes in f32 only; use --precision f32",
-                    self.precision
-                )));
-            }
-            p => return Err(Error::usage(format!("--precision {p}: choose auto or f32"))),
-        }
-        let cpu = Cpu::new(self.threads.map(usize::from))?;
-        let why = if self.device == "auto" { " (this build holds no CUDA kernels)" } else { "" };
-        self.note(format!("device: cpu{why}, {}, {} threads, f32", cpu.tier().name(), cpu.threads()));
-        Ok(cpu)
-    }
-
     /// A sentence for the user, unless quiet.
     pub fn note(&self, what: impl AsRef<str>) {
         if !self.quiet {

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use inp_former::Result;
 use inp_former::data::{image, prefetch};
 use inp_former::engine::score::TOP;
-use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::error::IoContext;
 use inp_former::fs::write_atomic;
 use inp_former::model::config::PATCH;
@@ -22,6 +22,7 @@ use inp_former::runtime::{Cpu, Tensor};
 use inp_former::train::init::{self, Rng};
 use serde_json::{Map, Value, json};
 
+use super::device::Place;
 use super::{Common, Done, inputs, print};
 
 #[derive(Args)]
@@ -74,7 +75,14 @@ type Stage<'a> = &'a mut dyn FnMut(&'static str);
 
 impl Bench {
     pub fn run(self, common: &Common) -> Result<Done> {
-        let cpu = common.cpu()?;
+        let place = match self.path {
+            Path::Engine => common.place()?,
+            Path::Model => {
+                let cpu = common.cpu()?;
+                Place { device: cpu.clone().into(), cpu, precision: Precision::F32 }
+            }
+        };
+        let cpu = place.cpu.clone();
         if let Some(path) = &self.json {
             inputs::make_parent(path)?;
         }
@@ -92,7 +100,7 @@ impl Bench {
         };
         let cfg = model.config.clone();
         let mut runner = match self.path {
-            Path::Engine => Runner::Engine(Box::new(Scorer::new(model, cpu.clone(), &Options::default())?)),
+            Path::Engine => Runner::Engine(Box::new(place.scorer(model, Options::default())?)),
             Path::Model => Runner::Plain(Box::new(Plain::new(model, cpu.clone())?)),
         };
         let batch = usize::from(self.batch);
@@ -167,10 +175,17 @@ impl Bench {
             }
             _ => None,
         };
+        let (precision, launches) = match &mut runner {
+            Runner::Engine(s) => (s.precision(), s.launches(&frames[0], batch)?),
+            Runner::Plain(_) => ("f32", None),
+        };
         let report = Report {
             name: self.model.as_ref().map_or_else(|| self.arch.name().into(), |p| p.display().to_string()),
             path: if matches!(self.path, Path::Engine) { "engine" } else { "model" },
             cfg,
+            device: place.name(),
+            precision,
+            launches,
             cpu,
             batch,
             iters,
@@ -373,6 +388,10 @@ struct Report {
     name: String,
     path: &'static str,
     cfg: Config,
+    device: String,
+    precision: &'static str,
+    /// Kernels of a call, on a GPU.
+    launches: Option<usize>,
     cpu: Cpu,
     batch: usize,
     iters: u32,
@@ -402,8 +421,9 @@ impl Report {
             v
         });
         json!({
-            "model": self.name, "path": self.path, "crop": self.cfg.crop, "device": "cpu",
-            "simd": self.cpu.tier().name(), "threads": self.cpu.threads(), "precision": "f32", "batch": self.batch,
+            "model": self.name, "path": self.path, "crop": self.cfg.crop, "device": self.device,
+            "simd": self.cpu.tier().name(), "threads": self.cpu.threads(), "precision": self.precision,
+            "launches": self.launches, "batch": self.batch,
             "iters": self.iters, "ms": self.ms.json(), "ms_per_image": self.ms.p50 / self.batch as f64,
             "images_per_s": self.images_per_s(), "stages": stages, "gflop_per_s": rates, "file_ms": file,
             "version": env!("CARGO_PKG_VERSION"),
@@ -441,13 +461,16 @@ impl Report {
             format!("decoding the file adds {:.1} % to scoring its picture\n", 100.0 * share)
         });
         format!(
-            "{} ({} px) through the {} on cpu, {}, {} threads, f32; {} calls of {}\n{ms}\n{:.1} images/s, {:.2} ms an \
+            "{} ({} px) through the {} on {}, {}, {} threads, {}{}; {} calls of {}\n{ms}\n{:.1} images/s, {:.2} ms an \
              image; jitter: deviation {:.2} ms, max - min {:.2} ms\n{file}{stages}\n",
             self.name,
             self.cfg.crop,
             self.path,
+            self.device,
             self.cpu.tier().name(),
             self.cpu.threads(),
+            self.precision,
+            self.launches.map_or_else(String::new, |n| format!(", {n} launches")),
             self.iters,
             if self.batch == 1 { "one picture".into() } else { format!("{} pictures", self.batch) },
             self.images_per_s(),

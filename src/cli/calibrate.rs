@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use inp_former::data::dataset::Class;
 use inp_former::data::image::Binarize;
-use inp_former::engine::{Options, Scorer};
+use inp_former::engine::Options;
 use inp_former::eval::metrics::Mode;
 use inp_former::model::Model;
 use inp_former::runtime::weights::WeightFile;
@@ -40,10 +40,11 @@ impl Calibrate {
         if !(0.0..1.0).contains(&rate) {
             return Err(Error::usage("--false-alarm-rate must be at least 0 and below 1"));
         }
-        let cpu = common.cpu()?;
+        let place = common.place()?;
+        let cpu = &place.cpu;
         let mut model: Model = common.model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &options)?;
+        let mut scorer = place.scorer(model.clone(), options)?;
         let test = inputs::expand(&[self.good.to_string_lossy().into_owned()])?
             .into_iter()
             .map(|i| inp_former::data::dataset::Sample { path: i.path, defect: None, mask: None })
@@ -70,7 +71,7 @@ impl Calibrate {
             "threshold".into(),
             json!({
                 "image": threshold as f64, "false_alarm_rate": rate, "images": scores.len(),
-                "precision": "f32", "simd": cpu.tier().name(), "zero_shot": self.zero_shot,
+                "precision": scorer.precision(), "device": place.name(), "simd": cpu.tier().name(), "zero_shot": self.zero_shot,
             }),
         );
         let file: WeightFile = model.to_file();

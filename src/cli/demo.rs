@@ -7,7 +7,7 @@ use clap::Args;
 use inp_former::data::dataset::Dataset;
 use inp_former::data::image::Binarize;
 use inp_former::data::synthetic::{self, Plan};
-use inp_former::engine::{Options, Scorer};
+use inp_former::engine::Options;
 use inp_former::eval::metrics::Mode;
 use inp_former::model::Model;
 use inp_former::runtime::weights::WeightFile;
@@ -39,7 +39,8 @@ pub struct Demo {
 impl Demo {
     pub fn run(self, common: &Common) -> Result<Done> {
         let start = Instant::now();
-        let cpu = common.cpu()?;
+        let place = common.place()?;
+        let cpu = place.cpu.clone();
         catch_interrupt();
         let data = self.out.join("data");
         let plan = Plan { seed: self.seed, ..Plan::default() };
@@ -61,12 +62,14 @@ impl Demo {
         let set = Dataset::open(&data, None, &[])?;
         self.train(common, &cpu, &set, &model_path)?;
         let model = Model::load_to_score(WeightFile::read(&model_path)?)?;
+        let (resize, crop, name) =
+            (model.config.resize, model.config.crop, model.config.other.get("name").cloned());
+        let mut scorer = place.scorer(model, Options::default())?;
         let settings = json!({
             "data": "drawn by `inp-former demo`", "seed": self.seed, "iterations": self.iterations,
-            "backbone": model.config.other.get("name"), "resize": model.config.resize, "crop": model.config.crop,
-            "metrics": "exact", "gt_binarize": "half", "precision": "f32",
+            "backbone": name, "resize": resize, "crop": crop,
+            "metrics": "exact", "gt_binarize": "half", "precision": scorer.precision(),
         });
-        let mut scorer = Scorer::new(model, cpu.clone(), &Options::default())?;
         let scale = super::score::scale(None, &scorer);
         let setting =
             Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, workers: None };

@@ -13,7 +13,6 @@ use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::metrics::{self, Mode};
 use inp_former::eval::report::{self, ClassResult};
 use inp_former::fs::write_atomic;
-use inp_former::model::Config;
 use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde_json::{Value, json};
@@ -78,7 +77,8 @@ pub struct Tested {
 
 impl Eval {
     pub fn run(self, common: &Common) -> Result<Done> {
-        let cpu = common.cpu()?;
+        let place = common.place()?;
+        let cpu = &place.cpu;
         let data = Dataset::open(&self.data, self.dataset.layout(), &self.classes)?;
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
         let (mode, binarize) = (self.metrics, self.gt_binarize);
@@ -96,7 +96,7 @@ impl Eval {
         }
         let open = |path: &Path| -> Result<Scorer> {
             let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-            Scorer::new(common.scoring_model(path)?, cpu.clone(), &options)
+            place.scorer(common.scoring_model(path)?, options)
         };
         let mut scorer = if one_each { None } else { Some(open(&self.model)?) };
         let (mut results, mut failures, mut kept) = (Vec::new(), 0, Vec::new());
@@ -115,7 +115,7 @@ impl Eval {
                 common.warn(format!("{}: no picture could be scored", class.name));
                 continue;
             }
-            results.push(measure(&cpu, &class.name, &tested, mode)?);
+            results.push(measure(cpu, &class.name, &tested, mode)?);
             if self.report.is_some() {
                 kept.push((class.name.clone(), tested));
             }
@@ -124,7 +124,7 @@ impl Eval {
             return Err(Error::dataset(&self.data, "no class could be evaluated"));
         }
         let scorer = scorer.expect("a class was evaluated");
-        let settings = self.settings(scorer.config().clone(), &data);
+        let settings = self.settings(&scorer, &data);
         show(&results, &settings)?;
         if let Some(path) = &self.report {
             let shown: Vec<_> =
@@ -145,12 +145,13 @@ impl Eval {
         Ok(if failures > 0 { Done::SomeFailed } else { Done::All })
     }
 
-    fn settings(&self, cfg: Config, data: &Dataset) -> Value {
+    fn settings(&self, scorer: &Scorer, data: &Dataset) -> Value {
+        let cfg = scorer.config();
         json!({
             "model": self.model.display().to_string(), "data": self.data.display().to_string(), "dataset": data.layout.name(),
             "metrics": name(&self.metrics),
             "gt_binarize": name(&self.gt_binarize),
-            "zero_shot": self.zero_shot, "resize": cfg.resize, "crop": cfg.crop, "precision": "f32",
+            "zero_shot": self.zero_shot, "resize": cfg.resize, "crop": cfg.crop, "precision": scorer.precision(),
             "version": env!("CARGO_PKG_VERSION"),
         })
     }

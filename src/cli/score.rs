@@ -101,10 +101,10 @@ impl Score {
         if self.threshold.is_some_and(|t| !t.is_finite()) {
             return Err(Error::usage("--threshold must be a finite number"));
         }
-        let cpu = common.cpu()?;
+        let place = common.place()?;
         let model = common.scoring_model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, threshold: self.threshold, ..Options::default() };
-        let mut scorer = Scorer::new(model, cpu.clone(), &options)?;
+        let mut scorer = place.scorer(model, options)?;
         if scorer.threshold().is_none() && scorer.config().threshold(!self.zero_shot).is_some() {
             common.warn(format!(
                 "the model's threshold was calibrated {} --zero-shot and is not used; calibrate again, or give \
@@ -113,10 +113,11 @@ impl Score {
             ));
         }
         if let (None, Some(p)) = (self.threshold, scorer.config().threshold_precision())
-            && p != "f32"
+            && p != scorer.precision()
         {
             common.warn(format!(
-                "the model's threshold was calibrated in {p}, and this version computes in f32: calibrate again"
+                "the model's threshold was calibrated in {p}, and this run computes in {}: calibrate again",
+                scorer.precision()
             ));
         }
         if self.fail_on_anomaly && scorer.threshold().is_none() {
@@ -145,7 +146,7 @@ impl Score {
         let bar = common.bar(inputs.len(), "scoring");
         let (mut verdict, mut failures, mut anomalies) = (Verdict::default(), 0, 0);
         let all = inputs.clone();
-        prefetch::staged(&cpu, all, self.workers, read, load, |i, loaded: Result<Loaded>| {
+        prefetch::staged(&place.cpu, all, self.workers, read, load, |i, loaded: Result<Loaded>| {
             let path = &inputs[i].path;
             let start = Instant::now();
             let scored = loaded.and_then(|p| {

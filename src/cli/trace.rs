@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use inp_former::data::image::{self, Limits};
 use inp_former::engine::score::MAP_SIDE;
-use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::engine::{Options, Verdict};
 use inp_former::model::config::PATCH;
 use inp_former::model::encoder::{self, Features};
 use inp_former::model::params::Trained;
@@ -18,6 +18,7 @@ use inp_former::train::schedule::Schedule;
 use inp_former::train::step::{self, MAX_NORM, Optimizer};
 use inp_former::{Error, Result};
 
+use super::device::Place;
 use super::{Common, Done};
 
 #[derive(Args)]
@@ -62,22 +63,26 @@ enum PathKind {
 
 impl Trace {
     pub fn run(self, common: &Common) -> Result<Done> {
-        let cpu = common.cpu()?;
+        let engine_at = match self.path {
+            PathKind::Engine => Some(common.place()?),
+            PathKind::Model => None,
+        };
         let model = Model::load(WeightFile::read(&self.model)?)?;
         let mut out = WeightFile { path: self.out.clone(), ..WeightFile::default() };
         let mut put = |name: &str, t: &Tensor| {
             out.tensors.insert(name.to_string(), RawTensor::from_f32(t));
         };
         let input = self.input(&model, &mut put)?;
-        if self.path == PathKind::Engine {
+        if let Some(place) = engine_at {
             if self.grads || self.steps.is_some() {
                 return Err(Error::usage("--grads and --steps are the plain model's; use --path model"));
             }
-            engine(&cpu, &model, &input, &mut put)?;
+            engine(&place, &model, &input, &mut put)?;
             out.write(&self.out)?;
             common.note(format!("{} tensors: {}", out.tensors.len(), self.out.display()));
             return Ok(Done::All);
         }
+        let cpu = common.cpu()?;
         let features = encoder::forward(&cpu, &model.encoder, &model.config, &input, &mut put)?;
         if model.trained.is_some() {
             activations(&cpu, &model, &features, &input, &mut put)?;
@@ -145,14 +150,13 @@ impl Trace {
 }
 
 /// What the fast scorer has to show: prototypes, native maps, the pixel map and its scores.
-fn engine(cpu: &Cpu, model: &Model, input: &Tensor, put: &mut dyn FnMut(&str, &Tensor)) -> Result<()> {
+fn engine(place: &Place, model: &Model, input: &Tensor, put: &mut dyn FnMut(&str, &Tensor)) -> Result<()> {
     let [b, _, size, _] = *input.shape() else { unreachable!("inputs are (B, 3, h, h)") };
     let mut model = model.clone();
     let resize = model.config.resize.max(size);
     model.config = model.config.with_sizes(Some(resize), Some(size))?;
     let (cfg, side) = (model.config.clone(), size / PATCH);
-    let open =
-        |zero_shot| Scorer::new(model.clone(), cpu.clone(), &Options { zero_shot, ..Options::default() });
+    let open = |zero_shot| place.scorer(model.clone(), Options { zero_shot, ..Options::default() });
     let (mut full, mut zero) = (open(false)?, open(true)?);
     let mut rows: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut add = |name: &str, shape: &[usize], x: &[f32]| {

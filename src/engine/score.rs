@@ -149,6 +149,13 @@ impl Scorer {
             On::Cuda(on) => on.config(),
         }
     }
+    /// What products are computed in.
+    pub fn precision(&self) -> &'static str {
+        match &self.on {
+            On::Cpu(_) => "f32",
+            On::Cuda(on) => on.dtype().name(),
+        }
+    }
     /// Number of scorers, this one included, that use this model's weights: itself and its clones.
     pub fn sharing(&self) -> usize {
         match &self.on {

@@ -9,9 +9,21 @@ pub mod image;
 mod kernel;
 mod stream;
 
+use crate::error::{Error, Result};
+
 pub use buffer::{Arena, Buffer, DevicePtr, Pinned};
 pub use driver::{emulated_report, set_emulated};
 pub use gpu::{Gpu, Machine, count};
 pub use graph::Graph;
 pub use kernel::{Geometry, Kernel, asked};
 pub use stream::{Event, Stream};
+
+/// Errors: a build without kernels.
+pub fn has_kernels() -> Result<()> {
+    match image::IMAGES.is_empty() {
+        false => Ok(()),
+        true => Err(Error::Device(
+            "this build holds no CUDA kernels, as there was no nvcc: run tools/install-cuda-toolkit and build again".into(),
+        )),
+    }
+}

@@ -24,13 +24,19 @@ impl Input {
     pub fn of(frame: &ImageView) -> Self {
         Self::Frames { width: frame.width(), height: frame.height(), format: frame.format() }
     }
-    /// Bytes of a picture.
-    fn bytes(self, crop: usize) -> usize {
-        match self {
+    /// As the kernels see a frame.
+    fn frame(self) -> Option<Frame> {
+        let Self::Frames { width, height, format } = self else { return None };
+        Some(Frame { width, height, stride: width * format.bytes(), format })
+    }
+    /// Bytes of a picture's pixels, and from picture to picture.
+    fn bytes(self, crop: usize) -> [usize; 2] {
+        let packed = match self {
             Self::Frames { width, height, format } => width * height * format.bytes(),
             Self::Crops => 3 * crop * crop,
             Self::Tensors => 12 * crop * crop,
-        }
+        };
+        [packed, self.frame().map_or(packed, |f| f.spacing())]
     }
 }
 
@@ -38,6 +44,8 @@ impl Input {
 pub struct Plan {
     input: Input,
     batch: usize,
+    /// Bytes of a picture's pixels.
+    pixels: usize,
     work: Workspace,
     graph: Graph,
     pictures: Pinned<u8>,
@@ -58,15 +66,16 @@ impl Plan {
         zero_shot: bool,
     ) -> Result<Self> {
         let (gpu, cfg) = (stream.gpu(), &weights.config);
-        let bytes = batch * input.bytes(cfg.crop);
+        let [pixels, spacing] = input.bytes(cfg.crop);
+        let bytes = batch * spacing;
         let (work, device) = gpu.arena(|a: &mut Arena| {
             let crops = a.take::<u8>(batch * 3 * cfg.crop * cfg.crop);
             Ok((Workspace::new(a, weights, batch, zero_shot)?, (a.take::<u8>(bytes), crops)))
         })?;
         let (device, crops) = device;
         let mut cropper = Cropper::new(gpu, cfg.resize, cfg.crop)?;
-        if let Input::Frames { width, height, format } = input {
-            cropper.prepare(&Frame { width, height, stride: width * format.bytes(), format }, batch)?;
+        if let Some(frame) = input.frame() {
+            cropper.prepare(&frame, batch)?;
         }
         let pictures = gpu.pinned(bytes)?;
         let (scores, maps) = (gpu.pinned(batch)?, gpu.pinned(batch * MAP_SIDE * MAP_SIDE)?);
@@ -91,7 +100,17 @@ impl Plan {
             scores.receive(s, &work.score)?;
             maps.receive(s, &work.map)
         })?;
-        Ok(Self { input, batch, work, graph, pictures, scores, maps, _device: (device, crops, cropper) })
+        Ok(Self {
+            input,
+            batch,
+            pixels,
+            work,
+            graph,
+            pictures,
+            scores,
+            maps,
+            _device: (device, crops, cropper),
+        })
     }
     pub fn is_for(&self, input: Input, batch: usize) -> bool {
         self.input == input && self.batch == batch
@@ -103,7 +122,8 @@ impl Plan {
     /// `f(i, to)` writes each picture.
     pub fn fill(&self, f: impl Fn(usize, &mut [u8])) -> Result<()> {
         let size = self.pictures.len() / self.batch;
-        self.pictures.with(|all| all.chunks_exact_mut(size).enumerate().for_each(|(i, to)| f(i, to)))
+        let each = |(i, to): (usize, &mut [u8])| f(i, &mut to[..self.pixels]);
+        self.pictures.with(|all| all.chunks_exact_mut(size).enumerate().for_each(each))
     }
     /// Queues the pass.
     pub fn launch(&self, stream: &Stream) -> Result<()> {

@@ -1,0 +1,107 @@
+//! `--device` and `--precision`: where scoring commands compute, and in what.
+
+use inp_former::engine::{Options, Precision, Scorer};
+use inp_former::model::Model;
+use inp_former::runtime::cuda::{self, Gpu};
+use inp_former::runtime::{Cpu, DType, Device};
+use inp_former::{Error, Result};
+
+use super::Common;
+
+/// Where a command computes. A CPU is always there: it decodes, folds and measures.
+pub struct Place {
+    pub cpu: Cpu,
+    pub device: Device,
+    pub precision: Precision,
+}
+
+impl Place {
+    /// A scorer there.
+    pub fn scorer(&self, model: Model, options: Options) -> Result<Scorer> {
+        Scorer::new(model, self.device.clone(), &Options { precision: self.precision, ..options })
+    }
+    /// As `info`, `bench` and results name it.
+    pub fn name(&self) -> String {
+        match &self.device {
+            Device::Cpu(_) => "cpu".into(),
+            Device::Cuda(gpu) if gpu.is_emulated() => format!("emulated {}", gpu.name()),
+            Device::Cuda(gpu) => format!("cuda:{} {}", gpu.ordinal(), gpu.name()),
+        }
+    }
+}
+
+impl Common {
+    /// `--precision`.
+    fn precision(&self) -> Result<Precision> {
+        match self.precision.as_str() {
+            "auto" => Ok(Precision::Auto),
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Of(DType::Bf16)),
+            "f16" => Ok(Precision::Of(DType::F16)),
+            "tf32" => Ok(Precision::Of(DType::Tf32)),
+            "int8" | "fp8" => Err(Error::usage(format!(
+                "--precision {}: this version has no kernels for it; use f32 on a CPU, bf16, f16 or tf32 on a GPU",
+                self.precision
+            ))),
+            p => Err(Error::usage(format!("--precision {p}: choose auto, f32, bf16, f16 or tf32"))),
+        }
+    }
+
+    /// The CPU, for commands that compute nowhere else.
+    pub fn cpu(&self) -> Result<Cpu> {
+        match self.device.split(':').next().unwrap_or_default() {
+            "auto" | "cpu" if !self.device.contains(':') => {}
+            "cuda" | "emulated" => {
+                return Err(Error::usage(format!(
+                    "--device {}: this command has no CUDA kernels; use --device cpu",
+                    self.device
+                )));
+            }
+            _ => return Err(self.unknown_device()),
+        }
+        let precision = self.precision()?;
+        precision.on_cpu()?;
+        self.on_cpu("")
+    }
+
+    fn on_cpu(&self, why: &str) -> Result<Cpu> {
+        let cpu = Cpu::new(self.threads.map(usize::from))?;
+        self.note(format!("device: cpu{why}, {}, {} threads, f32", cpu.tier().name(), cpu.threads()));
+        Ok(cpu)
+    }
+
+    fn unknown_device(&self) -> Error {
+        Error::usage(format!("--device {}: choose auto, cpu, cuda, cuda:N or emulated", self.device))
+    }
+
+    /// The device that a scoring command was asked for; `auto` is the first GPU, or the CPU, and says why.
+    pub fn place(&self) -> Result<Place> {
+        let precision = self.precision()?;
+        let gpu = match (self.device.as_str(), self.device.strip_prefix("cuda:")) {
+            ("cpu", _) => None,
+            ("auto", _) if precision == Precision::F32 => None,
+            ("auto", _) => match Gpu::open(0).and_then(|gpu| cuda::has_kernels().map(|()| gpu)) {
+                Ok(gpu) => Some(gpu),
+                Err(e) => {
+                    precision.on_cpu().map_err(|_| {
+                        Error::usage(format!("--precision {}: on a GPU only, and {e}", self.precision))
+                    })?;
+                    let cpu = self.on_cpu(&format!(" ({e})"))?;
+                    return Ok(Place { device: cpu.clone().into(), cpu, precision });
+                }
+            },
+            ("cuda", _) => Some(Gpu::open(0)?),
+            ("emulated", _) => Some(Gpu::emulated()?),
+            (_, Some(n)) => Some(Gpu::open(n.parse().map_err(|_| self.unknown_device())?)?),
+            _ => return Err(self.unknown_device()),
+        };
+        let Some(gpu) = gpu else {
+            precision.on_cpu()?;
+            let cpu = self.on_cpu("")?;
+            return Ok(Place { device: cpu.clone().into(), cpu, precision });
+        };
+        let place = Place { cpu: Cpu::new(self.threads.map(usize::from))?, device: gpu.into(), precision };
+        self.note(format!("device: {}, {}", place.name(), precision.on_cuda()?.name()));
+        Ok(place)
+    }
+}
