@@ -83,6 +83,9 @@ impl Bench {
             }
         };
         let cpu = place.cpu.clone();
+        if place.is_emulated() {
+            common.warn("times on the emulated GPU are the emulator's own, on this processor: they say nothing of a GPU");
+        }
         if let Some(path) = &self.json {
             inputs::make_parent(path)?;
         }

@@ -20,6 +20,10 @@ impl Place {
     pub fn scorer(&self, model: Model, options: Options) -> Result<Scorer> {
         Scorer::new(model, self.device.clone(), &Options { precision: self.precision, ..options })
     }
+    /// Whether the GPU is the emulator's.
+    pub fn is_emulated(&self) -> bool {
+        matches!(&self.device, Device::Cuda(gpu) if gpu.is_emulated())
+    }
     /// As `info`, `bench` and results name it.
     pub fn name(&self) -> String {
         match &self.device {
