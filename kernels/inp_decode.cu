@@ -204,7 +204,7 @@ INLINE void fc2(const InpDecodeFc2Params& p) {
 }
 
 #define FC1(DTYPE, E)                                                                                            \
-    extern "C" __global__ __launch_bounds__(FC1_THREADS) void inp_decode_fwd_fc1_##DTYPE(                        \
+    extern "C" __global__ __launch_bounds__(FC1_THREADS, 5) void inp_decode_fwd_fc1_##DTYPE(                        \
         const __grid_constant__ InpDecodeFc1Params p) {                                                          \
         fc1<E>(p);                                                                                               \
     }

@@ -92,11 +92,16 @@ pub fn choose(s: &Shape, sms: usize) -> &'static str {
     VARIANTS[i]
 }
 
-/// How many times 64 columns a block of `fc1` does after its rows' variance: as many as leave every multiprocessor a block.
+/// How many times 64 columns a block of `fc1` does after its rows' variance, which costs about as much as 64 columns: what
+/// keeps the busiest of `sms` multiprocessors least long, one block alone there counting half as much again, since nothing
+/// hides its waits.
 pub fn choose_chunks(s: &Shape, sms: usize) -> usize {
-    let rows = s.batch * s.tokens.div_ceil(FC1);
-    let all = 4 * s.channels / FC1;
-    all.div_ceil(sms.div_ceil(rows).min(all))
+    let (rows, all) = (s.batch * s.tokens.div_ceil(FC1), 4 * s.channels / FC1);
+    let cost = |chunks: &usize| {
+        let blocks = (rows * all.div_ceil(*chunks)).div_ceil(sms);
+        2 * blocks.max(1) * (1 + chunks) * if blocks < 2 { 3 } else { 2 }
+    };
+    (1..=all).min_by_key(cost).unwrap_or(1)
 }
 
 /// hidden `(B·N, 4C)` of the element type, assigned, from the coefficients `(B·N, HPK)`. `chunks`: see [`choose_chunks`];
