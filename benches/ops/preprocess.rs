@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use inp_former::ops::preprocess::{Cropper, ImageView, normalise_into, resize};
+use inp_former::ops::preprocess::{Cropper, ImageView, crop_u8, cuda, normalise_into, resize};
 use inp_former::runtime::Cpu;
+
+use crate::gpu;
+use crate::peak::Work;
 
 pub fn all(c: &mut criterion::Criterion) {
     let pixels: Vec<u8> =
@@ -32,4 +35,20 @@ pub fn all(c: &mut criterion::Criterion) {
     group.throughput(criterion::Throughput::Bytes(5 * crop.len() as u64));
     group.bench_function("normalise 392", |b| b.iter(|| normalise_into(&crop, &mut out)));
     group.finish();
+    let Some(gpu) = gpu::gpu() else { return };
+    let side = if gpu.is_emulated() { 64 } else { 1024 };
+    let (resize, crop) = if gpu.is_emulated() { (32, 28) } else { (448, 392) };
+    let frame = ImageView::rgb(&pixels[..3 * side * side], side, side).expect("the buffer holds the frame");
+    let shape = cuda::Frame::of(&frame);
+    let mut cropper = cuda::Cropper::new(gpu, resize, crop).unwrap();
+    cropper.prepare(&shape, 1).unwrap();
+    let frames = gpu.upload(&pixels[..shape.spacing()]).unwrap();
+    let out = gpu.zeros::<u8>(3 * crop * crop).unwrap();
+    cropper.run(&gpu.stream(), &out, &frames).unwrap();
+    let want = crop_u8(&Cpu::new(Some(1)).expect("threads start"), &frame, resize, crop).unwrap();
+    assert!(out.download(&gpu.stream()).unwrap() == want, "wrong answer");
+    let work = Work::Bytes((3 * (side * side + crop * crop)) as f64);
+    gpu::time(c, "preprocess", &format!("{side} to {resize}, crop {crop}"), gpu, work, |s| {
+        cropper.run(s, &out, &frames).unwrap();
+    });
 }

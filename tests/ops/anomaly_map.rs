@@ -1,5 +1,7 @@
 //! `anomaly_map`: the resizes, the smoothing and the score against naive f64 and goldens.
 
+mod cuda;
+
 use inp_former::Error;
 use inp_former::ops::anomaly_map::{self, SIDE};
 use inp_former::runtime::Tensor;

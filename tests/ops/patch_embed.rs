@@ -1,5 +1,7 @@
 //! `patch_embed`: the convolution, the position embedding's resampling and the token order, against naive f64 and goldens.
 
+mod cuda;
+
 use inp_former::ops::patch_embed;
 use inp_former::runtime::Tensor;
 

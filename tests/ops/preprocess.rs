@@ -1,5 +1,7 @@
 //! `preprocess` against Pillow and torchvision.
 
+mod cuda;
+
 use inp_former::data::image::{Limits, decode};
 use inp_former::ops::preprocess::*;
 use inp_former::runtime::{Cpu, Tier};

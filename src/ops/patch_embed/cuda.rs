@@ -35,7 +35,7 @@ impl Shape {
         let pixels = side.saturating_mul(side).saturating_mul(batch).saturating_mul(K);
         // Rows and pixels are counted in 32 bits.
         let fits = pixels >> 31 == 0 && batch.saturating_mul(self.tokens()).div_ceil(64) <= 65_535;
-        if batch * side * channels == 0 || channels % 64 != 0 || !fits {
+        if [batch, side, channels].contains(&0) || channels % 64 != 0 || !fits {
             return Err(Error::usage(format!(
                 "{OP}: CUDA kernels take at least one picture and patch, channels in multiples of 64 and a batch of less \
                  than 2^31 pixels, not {self:?}"
