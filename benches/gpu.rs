@@ -5,16 +5,23 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
-use inp_former::runtime::cuda::{Gpu, Stream};
+use inp_former::error::{Error, Result};
+use inp_former::runtime::cuda::{Gpu, Stream, image};
 
 use crate::peak::Work;
 
 /// The first GPU, or with `INP_BENCH_DEVICE=emulated` the emulator's, whose times mean nothing: cases should then be small.
-/// Says so once if there is none.
+/// Says so once if there is none, or no kernels.
 pub fn gpu() -> Option<&'static Gpu> {
     static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
     let emulated = std::env::var_os("INP_BENCH_DEVICE").is_some_and(|v| v == "emulated");
-    let open = || if emulated { Gpu::emulated() } else { Gpu::open(0) };
+    let open = || -> Result<Gpu> {
+        match image::IMAGES {
+            [] => Err(Error::Device("this build holds no kernels".into())),
+            _ if emulated => Gpu::emulated(),
+            _ => Gpu::open(0),
+        }
+    };
     GPU.get_or_init(|| open().inspect_err(|e| println!("no CUDA benches: {e}")).ok()).as_ref()
 }
 
