@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const FLAGS: [&str; 4] = ["-ptx", "-std=c++17", "-lineinfo", "-Wno-deprecated-gpu-targets"];
 
+/// Where tools/install-cuda-toolkit puts it.
+const TOOLKIT: &str = "target/cuda-toolkit/nvidia/cu13/bin/nvcc";
+
 fn main() {
     for name in [
         "INP_NVCC",
@@ -55,6 +58,8 @@ fn table() -> Result<String, String> {
         if is_set("INP_REQUIRE_CUDA") {
             return Err(format!("{what}, and INP_REQUIRE_CUDA=1 asks for one: {how}"));
         }
+        // A file that is not there makes cargo ask again each time: a toolkit installed later is found.
+        println!("cargo::rerun-if-changed={TOOLKIT}");
         println!("cargo::warning={what}: this build holds no CUDA kernels and runs on the CPU ({how})");
         return Ok(String::new());
     };
@@ -173,7 +178,7 @@ fn nvcc() -> Result<Option<Nvcc>, String> {
         .into_iter()
         .chain(homes)
         .chain(env::split_paths(&path).map(|f| f.join("nvcc")))
-        .chain(["target/cuda-toolkit/nvidia/cu13/bin/nvcc".into()]);
+        .chain([TOOLKIT.into()]);
     let Some(path) = places.filter_map(|p| p.canonicalize().ok()).find(|p| p.is_file()) else {
         return Ok(None);
     };

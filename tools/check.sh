@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change lands: format, lints, tests, benches that still run.
-# Needs Rust and nothing else. INP_GOLDENS=DIR adds the tests against the full set of golden tensors.
+# Needs Rust, and python3 with pip to fetch the CUDA compiler once (no GPU, no driver: kernels run on the emulator).
+# INP_GOLDENS=DIR adds the tests against the full set of golden tensors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+tools/install-cuda-toolkit
+# Every architecture is compiled; a build without kernels, or one whose kernels spill registers, is an error.
+export INP_NVCC="${INP_NVCC:-$PWD/target/cuda-toolkit/nvidia/cu13/bin/nvcc}"
+export INP_REQUIRE_CUDA=1 INP_DENY_SPILLS=1 INP_CUDA_ARCHS="${INP_CUDA_ARCHS:-80,90,120}"
 
 cargo fmt --all --check
 cargo clippy --release --workspace --all-targets -- -D warnings
