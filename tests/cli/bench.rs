@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Place, keys};
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "model",
     "path",
     "crop",
@@ -12,6 +12,7 @@ const KEYS: [&str; 16] = [
     "simd",
     "threads",
     "precision",
+    "launches",
     "batch",
     "iters",
     "ms",
@@ -107,8 +108,14 @@ fn serving_answers_every_line_with_milliseconds() {
 fn what_cannot_be_measured_is_refused() {
     let place = Place::with_model();
     for (args, said) in [
-        ("--device cuda", "--device cuda: this version has no CUDA kernels; use --device cpu"),
-        ("--precision int8", "--precision int8: this version computes in f32 only"),
+        ("--device cuda:99", "error: there is no"),
+        ("--device cuda:x", "--device cuda:x: choose auto, cpu, cuda, cuda:N or emulated"),
+        (
+            "--path model --device emulated",
+            "--device emulated: this command has no CUDA kernels; use --device cpu",
+        ),
+        ("--device emulated --precision f32", "the CUDA kernels compute in bf16, f16 or tf32, not f32"),
+        ("--precision int8", "--precision int8: this version has no kernels for it"),
         ("--arch huge", "'huge'"),
         ("--arch base --model model.safetensors", "cannot be used with"),
         ("--batch 0", "'0'"),

@@ -78,8 +78,8 @@ fn threshold_of_another_precision_is_said() {
     file.metadata.insert("inp_former".into(), meta.to_string());
     file.write(place.path("model.safetensors")).unwrap();
     let ran = place.run(&format!("score {MODEL} good"));
-    let ran = ran
-        .ended(0, "warning: the model's threshold was calibrated in int8, and this version computes in f32");
+    let ran =
+        ran.ended(0, "warning: the model's threshold was calibrated in int8, and this run computes in f32");
     assert!(ran.records().iter().all(|r| r["threshold"] == 0.5));
 }
 

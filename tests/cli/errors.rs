@@ -20,13 +20,13 @@ fn options() {
     refused(
         &place,
         &"
-        TRAIN --device cuda => --device cuda: this version has no CUDA kernels; use --device cpu
-        TRAIN --device cuda:1 => --device cuda:1: this version has no CUDA kernels
+        TRAIN --device cuda => --device cuda: this command has no CUDA kernels; use --device cpu
+        TRAIN --device cuda:1 => --device cuda:1: this command has no CUDA kernels
         TRAIN --device emulated => --device emulated
-        TRAIN --device gpu => --device gpu: choose auto or cpu
-        TRAIN --device cpu:3 => --device cpu:3: choose auto or cpu
-        TRAIN --precision bf16 => --precision bf16: this version computes in f32 only
-        TRAIN --precision f64 => --precision f64: choose auto or f32
+        TRAIN --device gpu => --device gpu: choose auto, cpu, cuda
+        TRAIN --device cpu:3 => --device cpu:3: choose auto, cpu, cuda
+        TRAIN --precision bf16 => this version computes in f32 on a CPU, not in bf16
+        TRAIN --precision f64 => --precision f64: choose auto, f32
         TRAIN --threads 0 => '0'
         TRAIN --setting solo => 'solo'
         TRAIN --cache tape => 'tape'

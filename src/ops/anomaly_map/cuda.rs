@@ -100,7 +100,11 @@ fn launch(
     prototypes: usize,
 ) -> Result<()> {
     let rows = s.batch * s.tokens;
-    if rows * s.channels == 0 || s.channels % 4 != 0 || rows >> 31 != 0 || !(1..=GROUPS).contains(&e.len()) {
+    if rows * s.channels == 0
+        || !s.channels.is_multiple_of(4)
+        || rows >> 31 != 0
+        || !(1..=GROUPS).contains(&e.len())
+    {
         return Err(Error::usage(format!(
             "{OP}: CUDA kernels take 1 to {GROUPS} groups of at least one patch, with channels in multiples of 4, not {} \
              of {s:?}",

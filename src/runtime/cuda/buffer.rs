@@ -127,7 +127,7 @@ impl<T: Pod> Buffer<T> {
     /// The same memory as elements of another type. Errors: bytes that are no whole number of them, or badly aligned.
     pub fn cast<U: Pod>(&self) -> Result<Buffer<U>> {
         let (bytes, to) = (self.bytes(), size_of::<U>());
-        if to == 0 || bytes % to != 0 || self.ptr.0 % align_of::<U>() as u64 != 0 {
+        if to == 0 || !bytes.is_multiple_of(to) || !self.ptr.0.is_multiple_of(align_of::<U>() as u64) {
             return Err(Error::usage(format!("{bytes} bytes on the device are no elements of {to}")));
         }
         Ok(Buffer { memory: self.memory.clone(), ptr: DevicePtr(self.ptr.0, PhantomData), len: bytes / to })
