@@ -8,6 +8,12 @@ import re
 import subprocess
 import tempfile
 
+os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 KINDS = ("tensor", "ldmatrix", "cp.async", "other")
 BRANCH = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
 
@@ -59,6 +65,39 @@ def main_loop(code, labels):
             if best is None or counts["tensor"] > best["tensor"]:
                 best = counts
     return {k: best[k] for k in KINDS}
+
+
+def row(code, labels, short, long):
+    """Per 2^20 multiply-adds: the loop's instructions, and what a longer run adds to the emulator's counters."""
+    loop = main_loop(code, labels)
+    scale = 2**20 / (loop["tensor"] * 16 * 8 * 16)
+    r = {k: n * scale for k, n in loop.items()}
+    r["spills"] = sum(i.split()[0].startswith(("LDL", "STL")) for i in code)
+    mac = long["mac"] - short["mac"]
+    for k in ("wavefronts", "bytes"):
+        r[k] = (long[k] - short[k]) * 2**20 / mac
+    r["conflicts"] = long["conflicts"] - short["conflicts"]
+    return r
+
+
+class compile_triton:
+    """A kernel of Triton's for sm_80. `types` of the arguments; `whole` are known to be multiples of 16."""
+
+    def __init__(self, function, types, constants, whole, warps, stages):
+        spelled = {"bf16": "*bf16", "f16": "*fp16"}
+        signature = {n: spelled.get(t, t) for n, t in types.items()} | dict.fromkeys(constants, "constexpr")
+        attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(types) if n in whole}
+        source = ASTSource(function, signature=signature, constexprs=constants, attrs=attrs)
+        k = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=dict(num_warps=warps, num_stages=stages))
+        self.name, self.shared, self.ptx, self.cubin = k.metadata.name, k.metadata.shared, k.asm["ptx"], k.asm["cubin"]
+        # Pointers to scratch memory that Triton appends to the parameters.
+        self.scratch = [ctypes.c_uint64(0)] * (self.ptx.split(")")[0].count(".param") - len(types))
+
+    def code(self, nvdisasm):
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+            f.write(self.cubin)
+            f.flush()
+            return functions(f.name, nvdisasm)[self.name]
 
 
 class Emulator:
