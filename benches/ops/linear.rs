@@ -1,12 +1,14 @@
 //! `linear`: the layers of ViT-B and ViT-S at 392 px, one picture; packing the weights is part of the time, except in
 //! `packed`, what the engine runs.
 
-use inp_former::ops::linear;
 use inp_former::ops::linear::packed::{self, Epilogue, Input, Packed};
-use inp_former::runtime::Tensor;
+use inp_former::ops::linear::{self, cuda};
+use inp_former::runtime::cuda::{Machine, Stream};
+use inp_former::runtime::{DType, Tensor};
 
+use crate::gpu;
 use crate::peak::{Work, cpus, time};
-use crate::support::{close, random};
+use crate::support::{close, random, uniform};
 
 pub fn all(c: &mut criterion::Criterion) {
     for [m, n, k] in [[789, 3072, 768], [789, 768, 3072], [789, 2304, 768], [789, 1536, 384], [6, 768, 768]] {
@@ -36,6 +38,50 @@ pub fn all(c: &mut criterion::Criterion) {
         ([784, 1536, 36], 0),
     ] {
         packed(c, [m, n, k], tail);
+    }
+    on_gpu(c);
+}
+
+/// Every tile at the layers of ViT-S and ViT-B with their epilogues, one picture and 32 (a small one on the emulator).
+fn on_gpu(c: &mut criterion::Criterion) {
+    let Some(gpu) = gpu::gpu() else { return };
+    let layers = [[1152, 384], [384, 1536], [2304, 768], [768, 768], [3072, 768], [768, 3072]];
+    let real = layers.into_iter().flat_map(|[n, k]| [789, 32 * 789].map(|m| [m, n, k])).collect();
+    let shapes: Vec<[usize; 3]> = if gpu.is_emulated() { vec![[67, 128, 64], [67, 64, 128]] } else { real };
+    let dtype = DType::Bf16;
+    for [m, n, k] in shapes {
+        let values = |name, len: usize, half| dtype.encode(&uniform(name, &[len], 0.0, half).data);
+        let x = gpu.upload(&values("x", m * k, 1.0)).unwrap();
+        let w = gpu.upload(&values("w", n * k, (3.0 / k as f64).sqrt())).unwrap();
+        let (bias, zeros) = (gpu.upload(&random("b", &[n]).data).unwrap(), gpu.zeros::<f32>(n).unwrap());
+        let of_x = gpu.upload(&vec![[0.0, 32.0 / 3.0]; m * k / 32]).unwrap();
+        let (y, y_stats) = (gpu.zeros(m * n * 2).unwrap(), gpu.zeros(m * n / 32).unwrap());
+        let residual = gpu.zeros::<f32>(m * n).unwrap();
+        let wide = n > k;
+        let epilogue = cuda::Epilogue {
+            norm: wide.then_some(cuda::Norm { stats: &of_x, colsum: &zeros, eps: 1e-6 }),
+            bias: Some(&bias),
+            gelu: n == 4 * k,
+            residual: (!wide).then_some(&residual),
+            output: Some(cuda::Output { y: &y, stats: (!wide).then_some(&y_stats) }),
+            groups: None,
+        };
+        let shape = cuda::Shape { rows: m, outputs: n, inputs: k };
+        let machine = Machine::from(gpu);
+        let chosen = cuda::choose(dtype, &machine, &shape, epilogue.gelu, None).unwrap();
+        let mut same: Option<Vec<u8>> = None;
+        for v in &cuda::VARIANTS {
+            let run = |stream: &Stream| {
+                cuda::forward(stream, dtype, v.name, &epilogue, &x, &w, &shape).unwrap();
+            };
+            residual.fill(&gpu.stream(), 0).unwrap();
+            run(&gpu.stream());
+            let got = y.download(&gpu.stream()).unwrap();
+            assert!(dtype.decode(&got).iter().all(|y| y.is_finite()));
+            assert!(*same.get_or_insert_with(|| got.clone()) == got, "{} gives other bits", v.name);
+            let case = format!("cuda/{m}x{n}x{k}/{}{}", v.name, if v == chosen { " (chosen)" } else { "" });
+            gpu::time(c, "linear", &case, gpu, Work::Flop(2.0 * (m * n * k) as f64), run);
+        }
     }
 }
 
