@@ -18,3 +18,4 @@ echo "skipped:"
 grep '^SKIPPED' target/tests.txt | sort | uniq -c || echo "  nothing"
 cargo bench --bench all -- --test >target/benches.txt 2>&1 || { tail -50 target/benches.txt; exit 1; }
 echo "every bench ran once; $(grep -c '^Success' target/benches.txt) cases"
+tools/gpu-acceptance --device emulated --quick --out target/gpu-acceptance
