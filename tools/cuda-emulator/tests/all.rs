@@ -23,6 +23,7 @@ mod round;
 mod select;
 mod sparse;
 mod speed;
+mod sweep;
 mod syntax;
 mod tensor;
 mod tools;
