@@ -75,7 +75,7 @@ pub fn mask(bits: u32) -> u64 {
 /// Compares an instruction with a function of its operands' bits on random rows.
 #[track_caller]
 pub fn check_bits(m: &mut Machine, code: &str, out: u32, ins: &[u32], f: impl Fn(&[u64]) -> u64) {
-    let mut rng = Rng(code.bytes().fold(7, |h, b| h * 131 + u64::from(b)));
+    let mut rng = Rng(code.bytes().fold(7, |h, b| h.wrapping_mul(131).wrapping_add(u64::from(b))));
     let columns: Vec<_> =
         ins.iter().map(|&b| (b, (0..3000).map(|_| rng.word(b)).collect::<Vec<_>>())).collect();
     compare(m, code, out, &columns, f);

@@ -57,7 +57,7 @@ fn sparse(shape: &str, types: &str, bits: usize, k: usize, holders: usize, selec
         .iter()
         .map(|p| p.chunks(per / 2).map(|c| c.iter().rev().fold(0u32, |w, &x| w << 2 | x as u32)).collect())
         .collect();
-    let mut meta = vec![0xdead_beefu32; 32];
+    let mut meta = [0xdead_beefu32; 32];
     for g in 0..8 {
         let mut order = vec![];
         for word in 0..rows[0].len() {
