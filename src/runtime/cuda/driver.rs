@@ -119,6 +119,7 @@ fn emulator_path() -> Result<PathBuf> {
 /// Gives an `INP_EMULATED_…` setting of the loaded emulator a value: the GPU and the checkers before the first device is
 /// opened, the seed, the budget and counting at any time.
 pub fn set_emulated(name: &str, value: &str) -> Result<()> {
+    // SAFETY of a call: both point to C strings.
     type Set = unsafe extern "C" fn(*const std::ffi::c_char, *const std::ffi::c_char) -> CUresult;
     let c = |s: &str| CString::new(s).map_err(|_| Error::usage(format!("{s:?} holds a zero byte")));
     let (c_name, c_value) = (c(name)?, c(value)?);
@@ -130,6 +131,7 @@ pub fn set_emulated(name: &str, value: &str) -> Result<()> {
 
 /// What the emulator has seen so far: its report as JSON (`findings`, `faults`, `launches`, `sums`).
 pub fn emulated_report() -> Result<serde_json::Value> {
+    // SAFETY of a call: as many bytes can be written as the second argument says, and the third is a place for a number.
     type Report = unsafe extern "C" fn(*mut u8, usize, *mut usize) -> CUresult;
     // SAFETY: the emulator's function of this name has this type.
     let f = unsafe { sys::culib().get::<Report>(b"inpEmulatedReport") }.map_err(|_| not_emulated())?;
