@@ -9,7 +9,10 @@ mod eval;
 mod gallery;
 mod info;
 mod inputs;
+mod modelled;
+mod profile;
 mod score;
+mod subject;
 mod trace;
 mod train;
 
@@ -49,6 +52,8 @@ enum Command {
     Calibrate(calibrate::Calibrate),
     /// Measure the time that a frame takes, stage by stage
     Bench(bench::Bench),
+    /// Take a pass on a GPU apart, kernel by kernel: measured on a real one, predicted on the emulated one
+    Profile(profile::Profile),
     /// Convert PyTorch checkpoints and DINOv2 weights to our safetensors
     Convert(convert::Convert),
     /// Write every activation, gradient or optimiser step to a safetensors file
@@ -98,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Score(c) => c.run(common),
         Command::Calibrate(c) => c.run(common),
         Command::Bench(c) => c.run(common),
+        Command::Profile(c) => c.run(common),
         Command::Convert(c) => c.run(common),
         Command::Trace(c) => c.run(common),
         Command::Info(c) => c.run(common),

@@ -13,26 +13,20 @@ use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::error::IoContext;
 use inp_former::fs::write_atomic;
 use inp_former::model::config::PATCH;
-use inp_former::model::params::{Encoder, Trained};
 use inp_former::model::{Config, Model, inp_former as net};
 use inp_former::ops::anomaly_map;
 use inp_former::ops::preprocess::{self, Cropper, ImageView};
-use inp_former::runtime::weights::{RawTensor, WeightFile};
 use inp_former::runtime::{Cpu, Tensor};
-use inp_former::train::init::{self, Rng};
 use serde_json::{Map, Value, json};
 
 use super::device::Place;
+use super::subject::{HEIGHT, Subject, WIDTH, frame};
 use super::{Common, Done, inputs, print};
 
 #[derive(Args)]
 pub struct Bench {
-    /// Model file
-    #[arg(long, value_name = "FILE", conflicts_with = "arch")]
-    model: Option<PathBuf>,
-    /// A model of this size with random weights; `demo` is the embedded backbone with a new trained part
-    #[arg(long, value_enum, default_value = "demo")]
-    arch: Arch,
+    #[command(flatten)]
+    subject: Subject,
     /// Pictures a call
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
@@ -54,14 +48,6 @@ pub struct Bench {
     /// The fast scorer, or the plain model that it is checked against
     #[arg(long, value_enum, default_value = "engine")]
     path: Path,
-}
-
-#[derive(ValueEnum, Clone, Copy)]
-enum Arch {
-    Small,
-    Base,
-    Large,
-    Demo,
 }
 
 #[derive(ValueEnum, Clone, Copy)]
@@ -91,16 +77,7 @@ impl Bench {
         }
         let decode = |path: &PathBuf| image::decode(path, &image::Limits::default());
         let first = self.file.as_ref().map(decode).transpose()?;
-        let model = match (&self.model, self.arch) {
-            (Some(path), _) => common.scoring_model(path)?,
-            (None, Arch::Demo) => {
-                let backbone = common.backbone(None)?;
-                let config = init::plan(&backbone.config, 6);
-                let trained = init::init(&config, 1)?;
-                backbone.with_trained(config, trained)
-            }
-            (None, arch) => Model::load_to_score(random(arch)?)?,
-        };
+        let model = self.subject.open(common)?;
         let cfg = model.config.clone();
         let mut runner = match self.path {
             Path::Engine => Runner::Engine(Box::new(place.scorer(model, Options::default())?)),
@@ -183,7 +160,7 @@ impl Bench {
             Runner::Plain(_) => ("f32", None),
         };
         let report = Report {
-            name: self.model.as_ref().map_or_else(|| self.arch.name().into(), |p| p.display().to_string()),
+            name: self.subject.name(),
             path: if matches!(self.path, Path::Engine) { "engine" } else { "model" },
             cfg,
             device: place.name(),
@@ -205,81 +182,8 @@ impl Bench {
     }
 }
 
-impl Arch {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Small => "small",
-            Self::Base => "base",
-            Self::Large => "large",
-            Self::Demo => "demo",
-        }
-    }
-}
-
 fn view(p: &image::Picture) -> Result<ImageView<'_>> {
     ImageView::rgb(&p.rgb, p.width, p.height)
-}
-
-const WIDTH: usize = 640;
-const HEIGHT: usize = 480;
-
-/// A camera's frame, RGB: a slope under noise, the same every time.
-fn frame() -> Vec<u8> {
-    let mut rng = Rng(1);
-    let slope = |i: usize| 40 + i / 3 % WIDTH * 80 / WIDTH + i / 3 / WIDTH * 60 / HEIGHT + i % 3 * 10;
-    (0..WIDTH * HEIGHT * 3).map(|i| (slope(i) + (rng.next_u64() >> 59) as usize) as u8).collect()
-}
-
-/// A model of a published size under the published names, weights drawn so that activations keep their size.
-fn random(arch: Arch) -> Result<WeightFile> {
-    let (channels, depth, layers): (_, _, Vec<usize>) = match arch {
-        Arch::Small | Arch::Demo => (384, 12, (2..10).collect()),
-        Arch::Base => (768, 12, (2..10).collect()),
-        Arch::Large => (1024, 24, (4..19).step_by(2).collect()),
-    };
-    let groups = vec![vec![0, 1, 2, 3], vec![4, 5, 6, 7]];
-    let cfg = Config {
-        channels,
-        heads: channels / 64,
-        hidden: 4 * channels,
-        depth,
-        registers: 4,
-        pos_grid: 37,
-        decoder_blocks: layers.len(),
-        target_layers: layers,
-        decoder_groups: groups.clone(),
-        groups,
-        prototypes: 6,
-        resize: 448,
-        crop: 392,
-        trained: true,
-        other: Map::new(),
-    };
-    let mut file = WeightFile { path: "random weights".into(), ..WeightFile::default() };
-    let mut rng = Rng(1);
-    let mut put = |name: &str, shape: &[usize]| -> Result<Tensor> {
-        let inputs: usize = shape.iter().skip(1).product();
-        let (mean, half) = match name.rsplit('.').next() {
-            Some("bias") => (0.0, 0.05),
-            Some("gamma") => (0.275, 0.225),
-            Some("learn_scale") => (1.0, 0.25),
-            Some("weight") if shape.len() == 1 => (1.0, 0.25),
-            Some("weight") => (0.0, (3.0 / inputs as f64).sqrt()),
-            _ => (0.0, 1.0),
-        };
-        let count = shape.iter().product();
-        let t = Tensor::new(
-            shape,
-            (0..count).map(|_| (mean + half * (2.0 * rng.uniform() - 1.0)) as f32).collect(),
-        );
-        file.tensors.insert(name.into(), RawTensor::from_f32(&t));
-        // Only the file is wanted.
-        Ok(Tensor::zeros(&vec![0; shape.len()]))
-    };
-    Encoder::build(&cfg, &mut put)?;
-    Trained::build(&cfg, &mut put)?;
-    file.metadata.insert("inp_former".into(), cfg.to_json().to_string());
-    Ok(file)
 }
 
 /// What is measured.

@@ -36,7 +36,7 @@ impl Place {
 
 impl Common {
     /// `--precision`.
-    fn precision(&self) -> Result<Precision> {
+    pub fn precision(&self) -> Result<Precision> {
         match self.precision.as_str() {
             "auto" => Ok(Precision::Auto),
             "f32" => Ok(Precision::F32),
@@ -78,13 +78,23 @@ impl Common {
         Error::usage(format!("--device {}: choose auto, cpu, cuda, cuda:N or emulated", self.device))
     }
 
+    /// The GPU that `--device` names.
+    pub fn gpu(&self) -> Result<Gpu> {
+        match (self.device.as_str(), self.device.strip_prefix("cuda:")) {
+            ("cuda", _) => Gpu::open(0),
+            ("emulated", _) => Gpu::emulated(),
+            (_, Some(n)) => Gpu::open(n.parse().map_err(|_| self.unknown_device())?),
+            _ => Err(self.unknown_device()),
+        }
+    }
+
     /// The device that a scoring command was asked for; `auto` is the first GPU, or the CPU, and says why.
     pub fn place(&self) -> Result<Place> {
         let precision = self.precision()?;
-        let gpu = match (self.device.as_str(), self.device.strip_prefix("cuda:")) {
-            ("cpu", _) => None,
-            ("auto", _) if precision == Precision::F32 => None,
-            ("auto", _) => match Gpu::open(0).and_then(|gpu| cuda::has_kernels().map(|()| gpu)) {
+        let gpu = match self.device.as_str() {
+            "cpu" => None,
+            "auto" if precision == Precision::F32 => None,
+            "auto" => match Gpu::open(0).and_then(|gpu| cuda::has_kernels().map(|()| gpu)) {
                 Ok(gpu) => Some(gpu),
                 Err(e) => {
                     precision.on_cpu().map_err(|_| {
@@ -94,10 +104,7 @@ impl Common {
                     return Ok(Place { device: cpu.clone().into(), cpu, precision });
                 }
             },
-            ("cuda", _) => Some(Gpu::open(0)?),
-            ("emulated", _) => Some(Gpu::emulated()?),
-            (_, Some(n)) => Some(Gpu::open(n.parse().map_err(|_| self.unknown_device())?)?),
-            _ => return Err(self.unknown_device()),
+            _ => Some(self.gpu()?),
         };
         let Some(gpu) = gpu else {
             precision.on_cpu()?;

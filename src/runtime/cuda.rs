@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 pub use buffer::{Arena, Buffer, DevicePtr, Pinned};
 pub use driver::{emulated_report, set_emulated};
-pub use gpu::{Gpu, Machine, count};
+pub use gpu::{Gpu, Machine, Watched, count};
 pub use graph::Graph;
 pub use kernel::{Geometry, Kernel, asked};
 pub use stream::{Event, Stream};

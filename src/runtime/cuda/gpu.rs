@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUjit_option_enum as Jit};
@@ -10,7 +10,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUjit_opti
 use super::buffer::{Arena, Buffer, Memory, Pinned};
 use super::driver::{check, init, is_emulated, load_emulated};
 use super::image::{IMAGES, Image, choose};
-use super::kernel::{Function, Kernel};
+use super::kernel::{Function, Geometry, Kernel};
 use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
 
@@ -32,6 +32,19 @@ struct Inner {
     /// By the address of their image.
     modules: Mutex<HashMap<usize, sys::CUmodule>>,
     kernels: Mutex<HashMap<(usize, String), Arc<Function>>>,
+    /// While [`Gpu::watch`] runs: every launch, its start and its end.
+    watched: Mutex<Option<Vec<(String, Geometry, [Event; 2])>>>,
+}
+
+/// A launch that [`Gpu::watch`] saw.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The kernel.
+    pub kernel: String,
+    /// How it was launched.
+    pub geometry: Geometry,
+    /// Microseconds by the GPU's clock from the event before it to the one behind it.
+    pub us: f64,
 }
 
 // SAFETY: handles of the driver API may be used from any thread.
@@ -116,6 +129,7 @@ impl Gpu {
             blocking: std::env::var_os("INP_CUDA_BLOCKING").is_some_and(|v| v == "1"),
             modules: Mutex::default(),
             kernels: Mutex::default(),
+            watched: Mutex::default(),
         };
         inner.bind()?;
         inner.stream = super::stream::create()?;
@@ -131,6 +145,22 @@ impl Gpu {
         load_emulated()?;
         settings.iter().try_for_each(|(name, value)| super::driver::set_emulated(name, value))?;
         Self::emulated()
+    }
+    /// Does `f` with an event before and behind every launch outside of captures, on whatever thread, and takes their times.
+    /// Two at once would share what they see.
+    pub fn watch<R>(&self, f: impl FnOnce() -> Result<R>) -> Result<(R, Vec<Watched>)> {
+        *self.watched() = Some(Vec::new());
+        let done = f();
+        let seen = self.watched().take().unwrap_or_default();
+        let done = done?;
+        self.synchronize()?;
+        let timed = |(kernel, geometry, [start, end]): (_, _, [Event; 2])| {
+            Ok(Watched { kernel, geometry, us: 1e3 * f64::from(end.since(&start)?) })
+        };
+        Ok((done, seen.into_iter().map(timed).collect::<Result<_>>()?))
+    }
+    pub(super) fn watched(&self) -> MutexGuard<'_, Option<Vec<(String, Geometry, [Event; 2])>>> {
+        self.0.watched.lock().unwrap_or_else(|e| e.into_inner())
     }
     /// Number of the device: N of `cuda:N`.
     pub fn ordinal(&self) -> usize {

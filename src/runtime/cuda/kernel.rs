@@ -9,7 +9,7 @@ use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult
 
 use super::driver::{check, reason};
 use super::gpu::Gpu;
-use super::stream::Stream;
+use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
 
 /// How a kernel is launched.
@@ -146,6 +146,7 @@ impl Kernel {
             )
         } else {
             self.gpu.bind()?;
+            let timed = self.timed(stream)?;
             let mut list = [std::ptr::from_ref(params).cast_mut().cast()];
             let none = std::ptr::null_mut();
             // SAFETY: the function is loaded and takes one parameter of the size of `P`, which the driver copies; limits
@@ -165,6 +166,12 @@ impl Kernel {
                     none,
                 )
             };
+            if let (Some(events), CUresult::CUDA_SUCCESS) = (timed, code) {
+                stream.record(&events[1])?;
+                if let Some(seen) = &mut *self.gpu.watched() {
+                    seen.push((f.name.clone(), geometry, events));
+                }
+            }
             if code != CUresult::CUDA_SUCCESS {
                 reason(code)
             } else if self.gpu.is_blocking() && !stream.is_capturing()? {
@@ -174,5 +181,14 @@ impl Kernel {
             }
         };
         Err(failed(why))
+    }
+    /// While launches are watched: the event before this one, recorded, and the one to record behind it.
+    fn timed(&self, stream: &Stream) -> Result<Option<[Event; 2]>> {
+        if self.gpu.watched().is_none() || stream.is_capturing()? {
+            return Ok(None);
+        }
+        let events = [self.gpu.event()?, self.gpu.event()?];
+        stream.record(&events[0])?;
+        Ok(Some(events))
     }
 }

@@ -150,14 +150,16 @@ impl Log {
             eprintln!("cuda-emulator: the report {f} cannot be written: {e}");
         }
     }
-    fn table(&self) {
+    /// Findings and, `counted`, sums by kernel.
+    fn table(&self, counted: bool) {
         let i = lock(&self.inner);
-        if !i.sums.is_empty() {
+        let sums = if counted { &i.sums[..] } else { &[] };
+        if !sums.is_empty() {
             let heads = ["launches", "instructions", "FLOP", "unique bytes", "conflicts"];
             let heads = heads.map(|h| format!("{h:>15}")).concat();
             eprintln!("cuda-emulator: {:<36}{heads} ~registers occupancy predicted µs", "kernel");
         }
-        for s in &i.sums {
+        for s in sums {
             let c = s.counters.summary(&s.program);
             let flop = c.flop + 2 * c.tensor_macs.values().sum::<u64>();
             let row = [s.launches, c.instructions, flop, c.unique_read + c.unique_written, c.bank_conflicts];
@@ -174,7 +176,7 @@ extern "C" fn at_exit() {
     super::guard(|| {
         let d = super::state::driver()?;
         d.log.synchronized();
-        d.log.table();
+        d.log.table(d.options().count);
         Ok(())
     });
 }
