@@ -9,7 +9,7 @@
 // Writes: hidden, z, stats assigned; sum assigned, or added to when `accumulate`.
 // Grid: fc1 (ceil(N / 64), ceil(4C / (64 chunks)), B), 128 threads: 64 rows, then `chunks` times 64 columns, so that the rows'
 //   variance is worked out once for them all; fc2 (ceil(N / BM), ceil(C / BN), B).
-// Smem: fc1 192 (HPK elements + 16 bytes), dynamic; fc2 Gemm::SHARED, dynamic.
+// Smem: fc1 192 HPK elements, dynamic; fc2 Gemm::SHARED, dynamic.
 // Cost: fc1 2 N 4C HPK FLOP, N 4C elements written, bound by GELU and the writes; variance N HPK^2 * 2 FLOP for each column of
 //   the grid. fc2 2 N C (4C + HPK) FLOP, bound by tensor cores.
 // Source: INP-Former (arXiv 2503.02424), section 3.3, refolded. Checked: tests/ops/inp_decode.rs.
@@ -53,7 +53,7 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
     extern __shared__ __align__(16) uint8_t shared[];
     __shared__ float rstd[TILE];
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
-    const int padded = p.padded, line = padded * int(sizeof(E)) + 16, image = blockIdx.z;  // line / 16 is odd: no conflicts
+    const int padded = p.padded, pieces = padded / V, line = 16 * pieces, image = blockIdx.z;
     const int row0 = TILE * blockIdx.x, count = min(TILE, p.tokens - row0);
     const int first = blockIdx.y * p.chunks, chunks = min(p.chunks, p.width / TILE - first);
     const int grams = ceil_div(2 * padded, TILE), steps = padded / E::STEP;
@@ -61,30 +61,38 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
     const E* gram = static_cast<const E*>(p.gram) + size_t(image) * 2 * padded * padded;
     const E* va = static_cast<const E*>(p.va) + (size_t(image) * p.width + first * TILE) * padded;
     const uint32_t a_base = shared_address(shared), b_base = a_base + TILE * line;
-    // Where this lane points ldmatrix within 16 rows of A and of B.
-    const uint32_t a_at = lane % 16 * line + lane / 16 * 16, b_at = (lane % 8 + lane / 16 * 8) * line + lane / 8 % 2 * 16;
+    // Pieces of 16 bytes are permuted within groups of `group` by a key of their row, so that neither the copies nor ldmatrix
+    // meet a bank twice: rows are `pieces` apart, whose common divisor with 8 is the group.
+    const int group = min(pieces & -pieces, 8), period = 8 / group;
+    const auto key = [&](int row) { return uint32_t(row / period & (group - 1)) << 4; };
+    // Where this lane points ldmatrix within 16 rows of A and of B, and its key there.
+    const uint32_t a_at = lane % 16 * line, b_at = (lane % 8 + lane / 16 * 8) * line, lane_key = key(lane % 8);
+    const uint32_t a_piece = lane / 16 * 16, b_piece = lane / 8 % 2 * 16;
 
-    // 64 rows of `rows` into `to`, two threads a row.
-    auto copy = [&](uint32_t to, const E* from, int rows, int at) {
-        const int row = tid / 2;
-        for (int i = tid % 2; i < padded / V; i += 2) {
-            cp_async(to + at * line + 16 * i, from + size_t(row < rows ? row : 0) * padded + i * V, row < rows);
+    // 64 rows, of which `rows` exist, into `to`: threads side by side along them. Rows of VA are permuted within 32, so that a
+    // lane's accumulators are 8 neighbouring columns.
+    const int row_step = FC1_THREADS / pieces, piece_step = FC1_THREADS % pieces;
+    const int first_row = tid / pieces, first_piece = tid % pieces;
+    auto copy = [&](uint32_t to, const E* from, int rows, bool permuted) {
+        for (int row = first_row, piece = first_piece; row < TILE; row += row_step, piece += piece_step) {
+            if (piece >= pieces) piece -= pieces, row++;
+            if (row >= TILE) break;
+            const int at = permuted ? (row & 33) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1 : row;
+            const bool valid = row < rows;
+            cp_async(to + at * line + (16 * piece ^ key(at)), from + size_t(valid ? row : 0) * padded + piece * V, valid);
         }
     };
-    // Chunk i: of the Gram matrix, then of VA. The latter's rows are permuted within 32, so that a lane's accumulators are 8
-    // neighbouring columns.
+    // Chunk i: of the Gram matrix, then of VA.
     auto fetch = [&](int i) {
         const uint32_t to = b_base + i % 2 * TILE * line;
-        const int row = tid / 2;
         if (i < grams) {
-            copy(to, gram + size_t(i) * TILE * padded, 2 * padded - i * TILE, row);
+            copy(to, gram + size_t(i) * TILE * padded, 2 * padded - i * TILE, false);
         } else if (i < grams + chunks) {
-            copy(to, va + size_t(i - grams) * TILE * padded, TILE, (row & 33) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1);
+            copy(to, va + size_t(i - grams) * TILE * padded, TILE, true);
         }
         cp_async_commit();
-        return to;
     };
-    copy(a_base, coef, count, tid / 2);
+    copy(a_base, coef, count, false);
     fetch(0);
 
     // Variance of 16 rows a warp: coef through the Gram matrix's upper triangle, then with coef again.
@@ -101,9 +109,10 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
             float acc[2][4] = {};
             for (int k = 0; k < (tile + 1) * 16 / E::STEP; k++) {
                 uint32_t a[4], high[4], low[4];
-                ldmatrix_x4(a, a_base + 16 * warp * line + a_at + 32 * k);
-                ldmatrix_x4(high, at + 32 * u * line + b_at + 32 * k);
-                ldmatrix_x4(low, at + (32 * u + 16) * line + b_at + 32 * k);
+                const uint32_t b_k = b_at + (32 * k + b_piece ^ lane_key);
+                ldmatrix_x4(a, a_base + 16 * warp * line + a_at + (32 * k + a_piece ^ lane_key));
+                ldmatrix_x4(high, at + 32 * u * line + b_k);
+                ldmatrix_x4(low, at + (32 * u + 16) * line + b_k);
 #pragma unroll
                 for (int n = 0; n < 2; n++) {
                     E::mma(acc[n], a, low[2 * n], low[2 * n + 1]);
@@ -116,8 +125,9 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
                 const float4 by = load16<float4>(p.gram_scale + size_t(image) * padded + s);
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    const uint8_t* at_row = shared + (16 * warp + 8 * h + g) * line + s * sizeof(E);
-                    const float2 c = E::values(*reinterpret_cast<const typename E::Pair*>(at_row));
+                    const int row = 16 * warp + 8 * h + g;
+                    const uint8_t* pair = shared + row * line + (uint32_t(s * sizeof(E)) ^ key(row));
+                    const float2 c = E::values(*reinterpret_cast<const typename E::Pair*>(pair));
                     var[h] += c.x * (by.x * acc[n][2 * h] + by.y);
                     var[h] += c.y * (by.z * acc[n][2 * h + 1] + by.w);
                 }
@@ -139,10 +149,11 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
         float acc[2][4][4] = {};
         for (int k = 0; k < steps; k++) {
             uint32_t a[2][4], b[2][4];
+            const uint32_t a_k = a_at + (32 * k + a_piece ^ lane_key), b_k = b_at + (32 * k + b_piece ^ lane_key);
 #pragma unroll
-            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], a_base + (wm + 16 * m) * line + a_at + 32 * k);
+            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], a_base + (wm + 16 * m) * line + a_k);
 #pragma unroll
-            for (int n = 0; n < 2; n++) ldmatrix_x4(b[n], at + (wn + 16 * n) * line + b_at + 32 * k);
+            for (int n = 0; n < 2; n++) ldmatrix_x4(b[n], at + (wn + 16 * n) * line + b_k);
 #pragma unroll
             for (int m = 0; m < 2; m++) {
 #pragma unroll

@@ -151,7 +151,7 @@ pub fn fc1(
         eps,
     };
     let grid = [s.tokens.div_ceil(FC1), (4 * c / FC1).div_ceil(chunks), s.batch].map(|n| n as u32);
-    let shared = (3 * FC1 * (hpk * e + 16)) as u32;
+    let shared = (3 * FC1 * hpk * e) as u32;
     let kernel = stream.gpu().kernel(&format!("inp_decode_fwd_fc1_{}", dtype.name()))?;
     kernel.launch(stream, Geometry { grid, block: 128, shared }, &params)
 }
