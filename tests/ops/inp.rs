@@ -9,7 +9,7 @@ use inp_former::ops::linear::gemm::{Mat, product};
 use inp_former::runtime::DType;
 use inp_former::runtime::cuda::{Buffer, Gpu, Stream};
 
-use crate::support::{cpu, gpu, rel_err, uniform};
+use crate::support::{Guarded, cpu, gpu_with_kernels, rel_err, uniform};
 
 pub const EPS: f32 = 1e-8;
 
@@ -35,9 +35,10 @@ pub struct Held<T> {
 }
 
 impl On {
-    pub fn new(dtype: DType) -> Self {
-        let gpu = gpu();
-        Self { stream: gpu.stream(), gpu, dtype }
+    /// In every element type; nowhere where the build has no kernels.
+    pub fn all() -> Vec<Self> {
+        let of = |gpu: Gpu| DType::ALL.map(|dtype| Self { stream: gpu.stream(), gpu: gpu.clone(), dtype });
+        gpu_with_kernels().map_or(Vec::new(), |gpu| of(gpu).into())
     }
     /// What rounding to the element type does.
     pub fn round(&self, x: f64) -> f64 {
@@ -92,34 +93,15 @@ impl On {
     }
     /// An output full of NaN between two guards.
     pub fn output<T: Pod>(&self, len: usize) -> Guarded<T> {
-        let whole = self.gpu.uninit::<T>(len + 2 * GUARD).unwrap();
-        whole.fill(&self.stream, 0xff).unwrap();
-        Guarded { buffer: whole.part(GUARD, len).unwrap(), whole }
+        Guarded::new(&self.gpu, len)
     }
     /// An output of elements.
     pub fn output_elements(&self, len: usize) -> Guarded<u8> {
         self.output(len * self.dtype.bytes())
     }
-}
-
-/// Elements on either side of an output that must stay as they are.
-const GUARD: usize = 512;
-
-pub struct Guarded<T> {
-    whole: Buffer<T>,
-    pub buffer: Buffer<T>,
-}
-
-impl<T: Pod> Guarded<T> {
-    /// Bytes of the output; panics if a guard was written.
-    pub fn bytes(&self, on: &On) -> Vec<u8> {
-        let all = self.whole.download(&on.stream).unwrap();
-        let bytes: &[u8] = bytemuck::cast_slice(&all);
-        let guard = GUARD * size_of::<T>();
-        let (head, rest) = bytes.split_at(guard);
-        let (body, tail) = rest.split_at(rest.len() - guard);
-        assert!(head.iter().chain(tail).all(|b| *b == 0xff), "a guard band was written");
-        body.to_vec()
+    /// Bytes of an output.
+    pub fn bytes<T: Pod>(&self, out: &Guarded<T>) -> Vec<u8> {
+        bytemuck::cast_slice(&out.read(&self.stream)).to_vec()
     }
 }
 

@@ -1,7 +1,6 @@
 //! `inp_coefficients` against f64 on the rounded inputs. GPU only.
 
 use inp_former::ops::inp_coefficients::cuda::{Shape, VARIANTS, Weights, choose, forward};
-use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 
 use crate::ops::inp::{EPS, Held, On, SHAPES, as_good, dense, moments, shape};
@@ -33,8 +32,8 @@ impl Case {
         let keys = self.keys.on.part(first * p * c, batch * p * c).unwrap();
         let out = on.output_elements(batch * n * s.padded());
         let w = Weights { q: &self.q.on, colsum: &self.colsum.on, bias: &self.bias.on };
-        forward(&on.stream, on.dtype, variant, &out.buffer, &z, &stats, &keys, &w, &s, EPS).unwrap();
-        out.bytes(on)
+        forward(&on.stream, on.dtype, variant, &out.inner, &z, &stats, &keys, &w, &s, EPS).unwrap();
+        on.bytes(&out)
     }
     fn reference(&self, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
         let Shape { tokens, channels: c, heads, prototypes: p, .. } = self.s;
@@ -61,8 +60,8 @@ impl Case {
 
 #[test]
 fn coefficients_match_f64_with_the_same_bits_for_every_variant_and_batch() {
-    for dtype in DType::ALL {
-        let on = On::new(dtype);
+    for on in On::all() {
+        let dtype = on.dtype;
         for of in SHAPES {
             let case = Case::new(&on, shape(of));
             let s = case.s;
@@ -83,8 +82,8 @@ fn coefficients_match_f64_with_the_same_bits_for_every_variant_and_batch() {
 
 #[test]
 fn nan_stays_and_a_query_of_zero_gives_zero() {
-    for dtype in DType::ALL {
-        let on = On::new(dtype);
+    for on in On::all() {
+        let dtype = on.dtype;
         let mut case = Case::new(&on, shape([1, 5, 2, 6]));
         let c = case.s.channels;
         case.z.host[c + 7] = f64::NAN;
@@ -112,5 +111,5 @@ fn forward_with(case: &Case, on: &On, variant: &str) -> inp_former::Error {
     let out = on.output_elements(case.s.tokens * case.s.padded());
     let w = Weights { q: &case.q.on, colsum: &case.colsum.on, bias: &case.bias.on };
     let (z, stats, keys) = (&case.z.on, &case.stats, &case.keys.on);
-    forward(&on.stream, on.dtype, variant, &out.buffer, z, stats, keys, &w, &case.s, EPS).unwrap_err()
+    forward(&on.stream, on.dtype, variant, &out.inner, z, stats, keys, &w, &case.s, EPS).unwrap_err()
 }

@@ -1,7 +1,6 @@
 //! `inp_decode`: both layers against f64 on the rounded inputs. GPU only.
 
 use inp_former::ops::inp_decode::cuda::{Output, Shape, VARIANTS, Weights, choose, choose_chunks, fc1, fc2};
-use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 
 use crate::ops::inp::{EPS, Held, On, SHAPES, as_good, dense, gelu, shape, statistics};
@@ -109,8 +108,8 @@ impl Case {
         let s = &self.s;
         let out = on.output_elements(s.batch * s.tokens * 4 * s.channels);
         let w = self.weights();
-        fc1(&on.stream, on.dtype, chunks, &out.buffer, &self.coef.on, &w, s, EPS).unwrap();
-        out.bytes(on)
+        fc1(&on.stream, on.dtype, chunks, &out.inner, &self.coef.on, &w, s, EPS).unwrap();
+        on.bytes(&out)
     }
     /// z, statistics, sum.
     fn fc2(&self, on: &On, variant: &str, sum: Option<&[f32]>) -> [Vec<u8>; 3] {
@@ -118,13 +117,12 @@ impl Case {
         let n = s.batch * s.tokens * s.channels;
         let (z, stats, group) = (on.output_elements(n), on.output(n / 32), on.output(n));
         if let Some(x) = sum {
-            group.buffer.upload(&on.stream, x).unwrap();
+            group.inner.upload(&on.stream, x).unwrap();
         }
-        let out =
-            Output { z: &z.buffer, stats: &stats.buffer, sum: &group.buffer, accumulate: sum.is_some() };
+        let out = Output { z: &z.inner, stats: &stats.inner, sum: &group.inner, accumulate: sum.is_some() };
         let w = self.weights();
         fc2(&on.stream, on.dtype, variant, &out, &self.hidden.on, &self.coef.on, &w, s).unwrap();
-        [z.bytes(on), stats.bytes(on), group.bytes(on)]
+        [on.bytes(&z), on.bytes(&stats), on.bytes(&group)]
     }
     fn fc1_reference(&self, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
         let (s, hpk, width) = (&self.s, self.s.padded(), 4 * self.s.channels);
@@ -167,8 +165,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 #[test]
 fn fc1_matches_f64_with_the_same_bits_for_every_split_and_batch() {
-    for dtype in DType::ALL {
-        let on = On::new(dtype);
+    for on in On::all() {
+        let dtype = on.dtype;
         for of in SHAPES {
             let case = Case::new(&on, shape(of));
             let s = case.s;
@@ -189,8 +187,8 @@ fn fc1_matches_f64_with_the_same_bits_for_every_split_and_batch() {
 
 #[test]
 fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
-    for dtype in DType::ALL {
-        let on = On::new(dtype);
+    for on in On::all() {
+        let dtype = on.dtype;
         for of in SHAPES {
             let case = Case::new(&on, shape(of));
             let s = case.s;

@@ -1,7 +1,6 @@
 //! `inp_factors`: keys, VW, VA and Gram matrices against f64 on the rounded inputs. GPU only.
 
 use inp_former::ops::inp_factors::cuda::{Factors, Shape, VARIANTS, Weights, choose, forward};
-use inp_former::runtime::DType;
 
 use crate::ops::inp::{EPS, Held, On, as_good, dense, normal, shape};
 use crate::support::clean;
@@ -148,8 +147,8 @@ impl Case {
 
 #[test]
 fn factors_match_f64_with_the_same_bits_for_every_variant_and_batch() {
-    for dtype in DType::ALL {
-        let on = On::new(dtype);
+    for on in On::all() {
+        let dtype = on.dtype;
         for of in SHAPES {
             let case = Case::new(&on, of);
             let s = case.s;

@@ -72,8 +72,8 @@ impl Case {
         let out = on.output::<f32>(batch * s.prototypes * c);
         let work = on.gpu.arena(|a| Ok(Workspace::new(a, on.dtype, &s))).unwrap();
         let w = self.weights();
-        forward(&on.stream, on.dtype, variant, &out.buffer, &work, &f, &stats, &w, &s, EPS).unwrap();
-        out.bytes(on)
+        forward(&on.stream, on.dtype, variant, &out.inner, &work, &f, &stats, &w, &s, EPS).unwrap();
+        on.bytes(&out)
     }
     fn reference(&self, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
         let Shape { batch, tokens, channels: c, heads, prototypes: p } = self.s;
@@ -121,8 +121,8 @@ fn floats(bytes: &[u8]) -> Vec<f64> {
 
 #[test]
 fn prototypes_match_f64_with_the_same_bits_for_every_variant_and_batch() {
-    for dtype in DType::ALL {
-        let on = On::new(dtype);
+    for on in On::all() {
+        let dtype = on.dtype;
         for of in SHAPES {
             let case = Case::new(&on, shape(of));
             let s = case.s;
