@@ -221,7 +221,10 @@ pub fn gpu() -> Gpu {
             return Gpu::open(0).unwrap();
         }
         let seed = std::env::var("INP_EMULATED_SEED").unwrap_or("1".into());
-        Gpu::emulated_with(&[("INP_EMULATED_CHECK", "all"), ("INP_EMULATED_SEED", &seed)]).unwrap()
+        // One worker: tests run side by side as it is.
+        let settings =
+            [("INP_EMULATED_CHECK", "all"), ("INP_EMULATED_SEED", &seed), ("INP_EMULATED_THREADS", "1")];
+        Gpu::emulated_with(&settings).unwrap()
     };
     GPU.get_or_init(open).clone()
 }
@@ -241,7 +244,7 @@ impl<T: Pod> Guarded<T> {
     pub fn new(gpu: &Gpu, len: usize) -> Self {
         let whole = gpu.uninit::<T>(len + 2 * GUARD).unwrap();
         whole.fill(&gpu.stream(), 0xff).unwrap();
-        gpu.synchronize().unwrap();
+        gpu.stream().synchronize().unwrap();
         Self { inner: whole.part(GUARD, len).unwrap(), whole }
     }
     /// The elements, once the guards have been seen untouched.
@@ -261,7 +264,7 @@ impl<T: Pod> Guarded<T> {
 /// Waits for the device; fails if a checker of the emulator found anything in this process so far.
 #[track_caller]
 pub fn clean(gpu: &Gpu) {
-    gpu.synchronize().unwrap();
+    gpu.stream().synchronize().unwrap();
     if gpu.is_emulated() {
         let report = cuda::emulated_report().unwrap();
         let quiet = report["findings"] == 0 && report["faults"] == 0;
