@@ -200,7 +200,7 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
             as_good(&what, &on, &z, &naive, &want);
             close(&what, &floats(&got[2]), &want, 2e-6);
             let (mean, m2): (Vec<f32>, Vec<f32>) =
-                z.chunks_exact(32).map(|x| statistics(x)).map(|[a, b]| (a, b)).unzip();
+                z.chunks_exact(32).map(statistics).map(|[a, b]| (a, b)).unzip();
             let part = |i: usize| floats(&got[1]).into_iter().skip(i).step_by(2).collect::<Vec<_>>();
             close(&format!("{what} mean"), &part(0), &mean, 1e-6);
             close(&format!("{what} M2"), &part(1), &m2, 1e-5);

@@ -33,8 +33,11 @@ struct Inner {
     modules: Mutex<HashMap<usize, sys::CUmodule>>,
     kernels: Mutex<HashMap<(usize, String), Arc<Function>>>,
     /// While [`Gpu::watch`] runs: every launch, its start and its end.
-    watched: Mutex<Option<Vec<(String, Geometry, [Event; 2])>>>,
+    watched: Mutex<Option<Seen>>,
 }
+
+/// Kernels, how they were launched, and the events around each.
+type Seen = Vec<(String, Geometry, [Event; 2])>;
 
 /// A launch that [`Gpu::watch`] saw.
 #[derive(Clone, Debug)]
@@ -159,7 +162,7 @@ impl Gpu {
         };
         Ok((done, seen.into_iter().map(timed).collect::<Result<_>>()?))
     }
-    pub(super) fn watched(&self) -> MutexGuard<'_, Option<Vec<(String, Geometry, [Event; 2])>>> {
+    pub(super) fn watched(&self) -> MutexGuard<'_, Option<Seen>> {
         self.0.watched.lock().unwrap_or_else(|e| e.into_inner())
     }
     /// Number of the device: N of `cuda:N`.
