@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod finding;
 pub mod global;
+mod order;
 pub mod shared;
 
 use crate::error::Site;
@@ -20,7 +21,7 @@ use clock::{Clocks, Published};
 use finding::{Doubt, Findings, Found, Key, Place, TWO_WRITES, bytes};
 pub use finding::{Finding, Party, Tool};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// An instruction of the program: its number over all functions.
@@ -39,7 +40,9 @@ pub struct Launch {
     number: u16,
     /// What blocks published at global addresses, by address and block.
     published: Mutex<HashMap<u64, HashMap<u32, Arc<Vec<u32>>>>>,
-    anything: AtomicBool,
+    /// Whether a block is between publishing at a global address and having read or written there: others wait, so that
+    /// what a thread learns is what those published whose values it read.
+    ordering: AtomicBool,
     findings: Mutex<Findings>,
 }
 
@@ -72,7 +75,7 @@ impl Launch {
             local_bytes,
             number: memory.shadow().map_or(0, global::Shadow::next_launch),
             published: Mutex::default(),
-            anything: AtomicBool::new(false),
+            ordering: AtomicBool::new(false),
             findings: Mutex::default(),
         }))
     }
@@ -91,6 +94,7 @@ impl Launch {
             known: [(1, 0); 4],
             findings: Findings::new(),
             doubts: vec![],
+            ordering: false,
             launch: self.clone(),
         })
     }
@@ -144,10 +148,13 @@ pub struct Block {
     known: [(u64, u64); 4],
     findings: Findings,
     doubts: Vec<Doubt>,
+    /// Whether the instruction holds [`Launch::ordering`].
+    ordering: bool,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
+        self.order_done();
         let mut all = lock(&self.launch.findings);
         for (key, f) in self.findings.drain() {
             match all.entry(key) {
@@ -170,10 +177,17 @@ impl Block {
     /// An instruction begins; what follows is its doing. `index` is its place in the function `function`.
     #[inline(always)]
     pub fn at(&mut self, function: u32, index: u32, _warp: u32) {
+        self.now = self.launch.bases[function as usize] + index;
+    }
+    /// The instruction is done.
+    #[inline(always)]
+    pub fn done(&mut self) {
         if !self.doubts.is_empty() {
             self.settle();
         }
-        self.now = self.launch.bases[function as usize] + index;
+        if self.ordering {
+            self.order_done();
+        }
     }
 
     fn report(
@@ -195,11 +209,10 @@ impl Block {
     /// store it more than once): now that the instruction is done, memory tells.
     fn settle(&mut self) {
         for d in std::mem::take(&mut self.doubts) {
-            // SAFETY: the bytes passed the checks of the access one instruction ago; neither the block's shared memory nor
-            // an allocation in use goes away in between.
+            // SAFETY: the bytes passed the checks of the instruction's access; neither the block's shared memory nor an
+            // allocation in use goes away in between.
             let now = unsafe { bytes(d.host, d.size) };
             if now != d.before {
-                self.now = d.id;
                 self.race(d.thread, d.space, d.address, d.party);
             }
         }
@@ -220,7 +233,7 @@ impl Block {
         let size = a.bytes.min(32) as usize;
         // SAFETY: the access passed hardware's checks.
         let before = unsafe { bytes(host, size) };
-        self.doubts.push(Doubt { id: self.now, thread, space, address, host, size, before, party });
+        self.doubts.push(Doubt { thread, space, address, host, size, before, party });
     }
 
     fn race(&mut self, thread: u32, space: Space, address: u64, p: Party) {
@@ -307,6 +320,7 @@ impl Block {
 
     fn global_access(&mut self, memory: &Memory, warp: u32, a: &Access, resolved: &[u64; 32]) {
         let o = (self.launch.options.memcheck, self.launch.options.initcheck, self.launch.options.racecheck);
+        let mut held = global::Held::default();
         for lane in lanes(a.mask) {
             let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
             if o.0 && !self.allocated(memory, at, a.bytes) {
@@ -343,7 +357,7 @@ impl Block {
                     self.ordered_access(thread, a, at, false);
                 }
                 let me = global::Me { launch: self.launch.number, block: self.linear, thread, id: self.now };
-                if let Some(p) = shadow.race(&self.clocks, me, a, at) {
+                if let Some(p) = shadow.race(&mut held, &self.clocks, me, a, at) {
                     self.suspect(thread, Space::Global, a, at, at as *const u8, p);
                 }
             }
@@ -364,54 +378,6 @@ impl Block {
             }
             None => false,
         }
-    }
-
-    /// Acquire and release of a strong access: by its own order, or by fences around a relaxed one.
-    fn ordered_access(&mut self, thread: u32, a: &Access, at: u64, shared: bool) {
-        if !matches!(a.kind, Kind::Read) {
-            let now = matches!(a.order, Order::Release | Order::AcquireRelease);
-            let what = if now { Some(self.clocks.snapshot(thread)) } else { self.clocks.fenced(thread) };
-            if let Some(p) = what {
-                if shared {
-                    self.objects.entry(at).or_default().join(&p);
-                } else {
-                    self.publish(at, &p);
-                }
-                if now {
-                    self.clocks.advance(thread);
-                }
-            }
-        }
-        if !matches!(a.kind, Kind::Write) {
-            let seen = match shared {
-                true => self.objects.get(&at).cloned(),
-                false if self.launch.anything.load(Relaxed) => self.published(at),
-                false => None,
-            };
-            if let Some(p) = seen {
-                let now = matches!(a.order, Order::Acquire | Order::AcquireRelease);
-                self.clocks.learn(thread, &p, now);
-            }
-        }
-    }
-
-    fn publish(&mut self, at: u64, p: &Published) {
-        let mut all = lock(&self.launch.published);
-        let object = all.entry(at).or_default();
-        let mut join = |block: u32, v: &Arc<Vec<u32>>| match object.entry(block) {
-            std::collections::hash_map::Entry::Vacant(e) => _ = e.insert(v.clone()),
-            std::collections::hash_map::Entry::Occupied(mut e) => clock::join(e.get_mut(), v),
-        };
-        join(self.linear, &p.own);
-        p.foreign.iter().for_each(|(&b, v)| join(b, v));
-        self.launch.anything.store(true, Relaxed);
-    }
-
-    fn published(&self, at: u64) -> Option<Published> {
-        let all = lock(&self.launch.published);
-        let mut foreign = all.get(&at)?.clone();
-        let own = foreign.remove(&self.linear).unwrap_or_default();
-        Some(Published { own, foreign })
     }
 
     /// See [`crate::exec::Cta::landed`].

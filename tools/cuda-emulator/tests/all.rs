@@ -29,3 +29,4 @@ mod tensor;
 mod tools;
 mod video;
 mod warpops;
+mod workers;

@@ -64,7 +64,6 @@ pub(super) const TWO_WRITES: &str = "two writes that nothing orders";
 
 /// A race that is none if memory does not change.
 pub(super) struct Doubt {
-    pub id: Id,
     pub thread: u32,
     pub space: Space,
     pub address: u64,

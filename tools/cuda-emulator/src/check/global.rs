@@ -7,6 +7,7 @@ use super::{Id, Party, strong};
 use crate::error::Code;
 use crate::exec::{Access, Kind};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Words of four bytes; a cell for each: last write, two last readers, and their instructions with the launch's number.
 const WORDS: usize = 4;
@@ -15,14 +16,29 @@ const GRANULE: u64 = 4;
 /// In a granule's first write: that cell stands for all.
 const WHOLE: u64 = 1;
 
+/// Words of a page of cells, which one worker at a time visits.
+const PAGE: u64 = 256;
+/// Locks of the pages, shared by page number.
+const LOCKS: usize = 64;
+
 /// The shadows of one device.
 pub struct Shadow {
     base: u64,
     bytes: u64,
     written: Region,
     cells: Region,
+    locks: [Lock; LOCKS],
     launches: AtomicU16,
 }
+
+/// A lock in a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Lock(Mutex<()>);
+
+/// The page of cells that a worker holds: lanes mostly follow one another into the same.
+#[derive(Default)]
+pub struct Held<'a>(Option<(u64, MutexGuard<'a, ()>)>);
 
 /// Zeroed memory that is there when touched.
 struct Region(*mut u8, usize);
@@ -37,6 +53,11 @@ impl Region {
             libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
         };
         if p == libc::MAP_FAILED { Err(Code::OutOfMemory) } else { Ok(Self(p.cast(), bytes)) }
+    }
+    /// All zero again.
+    fn clear(&self) {
+        // SAFETY: what `new` mapped; its pages are zero from here on, which atomics may meet at any time.
+        unsafe { libc::madvise(self.0.cast(), self.1, libc::MADV_DONTNEED) };
     }
 }
 impl Drop for Region {
@@ -66,6 +87,7 @@ impl Shadow {
             bytes,
             written: Region::new(bytes.div_ceil(8) as usize)?,
             cells: Region::new(bytes as usize / 4 * 8 * WORDS)?,
+            locks: std::array::from_fn(|_| Lock::default()),
             launches: AtomicU16::new(0),
         })
     }
@@ -74,13 +96,22 @@ impl Shadow {
     pub fn covers(&self, at: u64) -> bool {
         at.wrapping_sub(self.base) < self.bytes
     }
-    /// A number for a launch; 0 is never given.
+    /// A number for a launch; 0 is never given. When numbers begin anew, what earlier launches left is forgotten.
     pub fn next_launch(&self) -> u16 {
         loop {
             let n = self.launches.fetch_add(1, Relaxed).wrapping_add(1);
             if n != 0 {
                 return n;
             }
+            self.cells.clear();
+        }
+    }
+    fn hold<'a>(&'a self, held: &mut Held<'a>, word: u64) {
+        let page = word / PAGE;
+        if held.0.as_ref().is_none_or(|h| h.0 != page) {
+            held.0 = None; // before the next: two workers must not wait for each other
+            let lock = &self.locks[page as usize % LOCKS].0;
+            held.0 = Some((page, lock.lock().unwrap_or_else(PoisonError::into_inner)));
         }
     }
     fn bits(&self, byte: u64) -> &AtomicU8 {
@@ -148,15 +179,25 @@ impl Shadow {
         (1..GRANULE).all(|i| fresh(&self.cell(first + i)))
     }
     /// From now on a granule's cells differ.
-    fn split(&self, first: u64) {
+    fn split(&self, launch: u16, first: u64) {
         let from = self.cell(first);
+        if (from[3].load(Relaxed) >> 48) as u16 != launch {
+            return; // nobody has touched any
+        }
         from[0].fetch_and(!WHOLE, Relaxed);
         for i in 1..GRANULE {
             self.cell(first + i).iter().zip(from).for_each(|(to, x)| to.store(x.load(Relaxed), Relaxed));
         }
     }
     /// Remembers an access; the first earlier one of this launch that it races with.
-    pub fn race(&self, clocks: &Clocks, me: Me, a: &Access, at: u64) -> Option<Party> {
+    pub fn race<'a>(
+        &'a self,
+        held: &mut Held<'a>,
+        clocks: &Clocks,
+        me: Me,
+        a: &Access,
+        at: u64,
+    ) -> Option<Party> {
         let (reads, writes) = match a.kind {
             Kind::Read | Kind::AsyncRead => (true, false),
             Kind::Write | Kind::AsyncWrite => (false, true),
@@ -170,6 +211,7 @@ impl Shadow {
         let mut word = begin / 4;
         while word < end.div_ceil(4) {
             let first = word / GRANULE * GRANULE;
+            self.hold(held, first);
             let all = begin <= first * 4 && (first + GRANULE) * 4 <= end;
             let whole = self.whole(visit.me.launch, first);
             if all && whole {
@@ -179,7 +221,7 @@ impl Shadow {
                 continue;
             }
             if whole {
-                self.split(first);
+                self.split(visit.me.launch, first);
             }
             let last = (first + GRANULE).min(end.div_ceil(4));
             for word in word..last {

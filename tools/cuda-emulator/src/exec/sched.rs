@@ -216,7 +216,11 @@ impl Thread32 {
                 if let Some(c) = &mut cta.check {
                     c.at(g.function, pc, self.w.id);
                 }
-                match (inst.exec)(&mut self.w, cta, mask)? {
+                let flow = (inst.exec)(&mut self.w, cta, mask)?;
+                if let Some(c) = &mut cta.check {
+                    c.done();
+                }
+                match flow {
                     Flow::Next => pc += 1,
                     Flow::Branch { taken, target } => {
                         let taken = taken & active;
