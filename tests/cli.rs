@@ -3,6 +3,7 @@
 mod bench;
 mod calibrate;
 mod convert;
+mod cuda;
 mod errors;
 mod eval;
 mod outputs;

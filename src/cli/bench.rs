@@ -61,11 +61,11 @@ type Stage<'a> = &'a mut dyn FnMut(&'static str);
 
 impl Bench {
     pub fn run(self, common: &Common) -> Result<Done> {
-        let place = match self.path {
+        let mut place = match self.path {
             Path::Engine => common.place()?,
             Path::Model => {
                 let cpu = common.cpu()?;
-                Place { device: cpu.clone().into(), cpu, precision: Precision::F32 }
+                Place::on_cpu(cpu, Precision::F32)
             }
         };
         let cpu = place.cpu.clone();
@@ -80,7 +80,7 @@ impl Bench {
         let model = self.subject.open(common)?;
         let cfg = model.config.clone();
         let mut runner = match self.path {
-            Path::Engine => Runner::Engine(Box::new(place.scorer(model, Options::default())?)),
+            Path::Engine => Runner::Engine(Box::new(place.scorer(common, model, Options::default())?)),
             Path::Model => Runner::Plain(Box::new(Plain::new(model, cpu.clone())?)),
         };
         let batch = usize::from(self.batch);

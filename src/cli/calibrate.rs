@@ -40,11 +40,11 @@ impl Calibrate {
         if !(0.0..1.0).contains(&rate) {
             return Err(Error::usage("--false-alarm-rate must be at least 0 and below 1"));
         }
-        let place = common.place()?;
-        let cpu = &place.cpu;
+        let mut place = common.place()?;
+        let cpu = &place.cpu.clone();
         let mut model: Model = common.model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-        let mut scorer = place.scorer(model.clone(), options)?;
+        let mut scorer = place.scorer(common, model.clone(), options)?;
         let test = inputs::expand(&[self.good.to_string_lossy().into_owned()])?
             .into_iter()
             .map(|i| inp_former::data::dataset::Sample { path: i.path, defect: None, mask: None })

@@ -39,7 +39,7 @@ pub struct Demo {
 impl Demo {
     pub fn run(self, common: &Common) -> Result<Done> {
         let start = Instant::now();
-        let place = common.place()?;
+        let mut place = common.place()?;
         let cpu = place.cpu.clone();
         catch_interrupt();
         let data = self.out.join("data");
@@ -64,7 +64,7 @@ impl Demo {
         let model = Model::load_to_score(WeightFile::read(&model_path)?)?;
         let (resize, crop, name) =
             (model.config.resize, model.config.crop, model.config.other.get("name").cloned());
-        let mut scorer = place.scorer(model, Options::default())?;
+        let mut scorer = place.scorer(common, model, Options::default())?;
         let settings = json!({
             "data": "drawn by `inp-former demo`", "seed": self.seed, "iterations": self.iterations,
             "backbone": name, "resize": resize, "crop": crop,

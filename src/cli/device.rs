@@ -1,6 +1,6 @@
 //! `--device` and `--precision`: where scoring commands compute, and in what.
 
-use inp_former::engine::{Options, Precision, Scorer};
+use inp_former::engine::{Options, Precision, Scorer, score};
 use inp_former::model::Model;
 use inp_former::runtime::cuda::{self, Gpu};
 use inp_former::runtime::{Cpu, DType, Device};
@@ -13,11 +13,25 @@ pub struct Place {
     pub cpu: Cpu,
     pub device: Device,
     pub precision: Precision,
+    /// `--device auto`: what a GPU's kernels do not take goes to the CPU.
+    auto: bool,
 }
 
 impl Place {
-    /// A scorer there.
-    pub fn scorer(&self, model: Model, options: Options) -> Result<Scorer> {
+    /// On a CPU.
+    pub fn on_cpu(cpu: Cpu, precision: Precision) -> Self {
+        Self { device: cpu.clone().into(), cpu, precision, auto: false }
+    }
+    /// A scorer there; or, if nobody asked for the GPU and it does not take the model, on the CPU, saying so.
+    pub fn scorer(&mut self, common: &Common, model: Model, options: Options) -> Result<Scorer> {
+        if self.auto
+            && matches!(self.device, Device::Cuda(_))
+            && let Err(e) = score::fits_cuda(&model.config)
+        {
+            self.precision.on_cpu()?;
+            common.note(format!("device: cpu after all ({e})"));
+            self.device = self.cpu.clone().into();
+        }
         Scorer::new(model, self.device.clone(), &Options { precision: self.precision, ..options })
     }
     /// Whether the GPU is the emulator's.
@@ -101,7 +115,7 @@ impl Common {
                         Error::usage(format!("--precision {}: on a GPU only, and {e}", self.precision))
                     })?;
                     let cpu = self.on_cpu(&format!(" ({e})"))?;
-                    return Ok(Place { device: cpu.clone().into(), cpu, precision });
+                    return Ok(Place::on_cpu(cpu, precision));
                 }
             },
             _ => Some(self.gpu()?),
@@ -109,9 +123,10 @@ impl Common {
         let Some(gpu) = gpu else {
             precision.on_cpu()?;
             let cpu = self.on_cpu("")?;
-            return Ok(Place { device: cpu.clone().into(), cpu, precision });
+            return Ok(Place::on_cpu(cpu, precision));
         };
-        let place = Place { cpu: Cpu::new(self.threads.map(usize::from))?, device: gpu.into(), precision };
+        let (cpu, auto) = (Cpu::new(self.threads.map(usize::from))?, self.device == "auto");
+        let place = Place { cpu, device: gpu.into(), precision, auto };
         self.note(format!("device: {}, {}", place.name(), precision.on_cuda()?.name()));
         Ok(place)
     }

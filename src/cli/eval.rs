@@ -77,8 +77,8 @@ pub struct Tested {
 
 impl Eval {
     pub fn run(self, common: &Common) -> Result<Done> {
-        let place = common.place()?;
-        let cpu = &place.cpu;
+        let mut place = common.place()?;
+        let cpu = &place.cpu.clone();
         let data = Dataset::open(&self.data, self.dataset.layout(), &self.classes)?;
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
         let (mode, binarize) = (self.metrics, self.gt_binarize);
@@ -94,9 +94,9 @@ impl Eval {
                 "there is no model of this class; train it, or choose --classes",
             ));
         }
-        let open = |path: &Path| -> Result<Scorer> {
+        let mut open = |path: &Path| -> Result<Scorer> {
             let options = Options { zero_shot: self.zero_shot, ..Options::default() };
-            place.scorer(common.scoring_model(path)?, options)
+            place.scorer(common, common.scoring_model(path)?, options)
         };
         let mut scorer = if one_each { None } else { Some(open(&self.model)?) };
         let (mut results, mut failures, mut kept) = (Vec::new(), 0, Vec::new());

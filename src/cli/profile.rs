@@ -1,6 +1,7 @@
 //! `profile`: a pass on a GPU, kernel by kernel: times measured on a real one, counters and predictions on the emulated one.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -88,7 +89,11 @@ impl Profile {
         if let Some(path) = &self.json {
             write_atomic(path, format!("{:#}\n", report.json()).as_bytes())?;
         }
-        print(&report.table())?;
+        print(&if std::io::stdout().is_terminal() {
+            report.table()
+        } else {
+            format!("{:#}\n", report.json())
+        })?;
         Ok(Done::All)
     }
 
@@ -137,8 +142,9 @@ struct Launch {
 #[derive(Clone, Default)]
 struct Counted {
     counters: Counters,
-    /// What bounds the longest launch, by the roofline.
+    /// What bounds the longest launch, by the roofline, and that launch's time, µs.
     bound: String,
+    longest: f64,
     /// Part of the time that this resource would be busy, µs.
     busy: f64,
 }
@@ -198,7 +204,7 @@ fn counted(report: &Value) -> Result<Vec<Launch>> {
         let Predicted { us, bound, shares } = l.predicted;
         let busy = us * shares.first().map_or(0.0, |s| s.1);
         let geometry = Geometry { grid: l.grid, block: l.block.iter().product(), shared: l.dynamic_shared };
-        let counted = Some(Counted { counters: l.counters, bound, busy });
+        let counted = Some(Counted { counters: l.counters, bound, longest: us, busy });
         Ok(Launch { kernel: l.kernel, geometry, us, counted })
     };
     launches.map(read).collect()
@@ -224,7 +230,7 @@ fn timed(gpu: &Gpu, scorer: &Scorer, frames: &[ImageView]) -> Result<Vec<Launch>
     Ok(launches)
 }
 
-/// Launches of one kernel of one geometry.
+/// Launches of one kernel of one geometry; their depths K may differ.
 struct Row {
     calls: usize,
     /// Sums; the geometry is that of each.
@@ -245,6 +251,9 @@ fn rows(launches: &[Launch]) -> Vec<Row> {
         if let (Some(sum), Some(new)) = (&mut sum.counted, &l.counted) {
             sum.counters.add(&new.counters);
             sum.busy += new.busy;
+            if new.longest > sum.longest {
+                (sum.longest, sum.bound) = (new.longest, new.bound.clone());
+            }
         }
     }
     rows.sort_by(|a, b| b.sum.us.total_cmp(&a.sum.us));
@@ -295,7 +304,7 @@ impl Report {
                 "compiled_for": info.map(|k| k.1), "static_shared": info.map(|k| k.0.shared),
                 "dynamic_shared": g.shared, "occupancy": self.occupancy(sum),
             });
-            if let Some(Counted { counters: c, bound, busy }) = &sum.counted {
+            if let Some(Counted { counters: c, bound, busy, .. }) = &sum.counted {
                 let more = json!({
                     "instructions": c.instructions, "tensor_macs": c.tensor_macs, "flop": c.flop + 2 * c.macs(),
                     "global_bytes": c.global_bytes, "unique_read": c.unique_read,
@@ -353,7 +362,7 @@ impl Report {
             ];
             let us = format!("{:.1}", sum.us);
             match &sum.counted {
-                Some(Counted { counters: c, bound, busy }) => {
+                Some(Counted { counters: c, bound, busy, .. }) => {
                     let flop = c.flop + 2 * c.macs();
                     let scaled = |x: u64, by: f64| format!("{:.3}", x as f64 / by);
                     row.extend([

@@ -101,10 +101,10 @@ impl Score {
         if self.threshold.is_some_and(|t| !t.is_finite()) {
             return Err(Error::usage("--threshold must be a finite number"));
         }
-        let place = common.place()?;
+        let mut place = common.place()?;
         let model = common.scoring_model(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, threshold: self.threshold, ..Options::default() };
-        let mut scorer = place.scorer(model, options)?;
+        let mut scorer = place.scorer(common, model, options)?;
         if scorer.threshold().is_none() && scorer.config().threshold(!self.zero_shot).is_some() {
             common.warn(format!(
                 "the model's threshold was calibrated {} --zero-shot and is not used; calibrate again, or give \

@@ -77,7 +77,7 @@ impl Trace {
             if self.grads || self.steps.is_some() {
                 return Err(Error::usage("--grads and --steps are the plain model's; use --path model"));
             }
-            engine(&place, &model, &input, &mut put)?;
+            engine(common, place, &model, &input, &mut put)?;
             out.write(&self.out)?;
             common.note(format!("{} tensors: {}", out.tensors.len(), self.out.display()));
             return Ok(Done::All);
@@ -150,13 +150,19 @@ impl Trace {
 }
 
 /// What the fast scorer has to show: prototypes, native maps, the pixel map and its scores.
-fn engine(place: &Place, model: &Model, input: &Tensor, put: &mut dyn FnMut(&str, &Tensor)) -> Result<()> {
+fn engine(
+    common: &Common,
+    mut place: Place,
+    model: &Model,
+    input: &Tensor,
+    put: &mut dyn FnMut(&str, &Tensor),
+) -> Result<()> {
     let [b, _, size, _] = *input.shape() else { unreachable!("inputs are (B, 3, h, h)") };
     let mut model = model.clone();
     let resize = model.config.resize.max(size);
     model.config = model.config.with_sizes(Some(resize), Some(size))?;
     let (cfg, side) = (model.config.clone(), size / PATCH);
-    let open = |zero_shot| place.scorer(model.clone(), Options { zero_shot, ..Options::default() });
+    let mut open = |zero_shot| place.scorer(common, model.clone(), Options { zero_shot, ..Options::default() });
     let (mut full, mut zero) = (open(false)?, open(true)?);
     let mut rows: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut add = |name: &str, shape: &[usize], x: &[f32]| {

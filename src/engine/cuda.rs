@@ -14,7 +14,7 @@ use crate::engine::score::{MAP_SIDE, Verdict};
 use crate::error::{Error, Result};
 use crate::model::{Config, Model};
 use crate::ops::preprocess::ImageView;
-use crate::runtime::cuda::{Gpu, Stream};
+use crate::runtime::cuda::{Gpu, Stream, check_asked};
 use crate::runtime::{Cpu, DType};
 
 use plan::{Input, Plan};
@@ -62,6 +62,17 @@ impl Lane {
     }
 }
 
+/// Errors: a model of a shape that the kernels do not take.
+pub fn takes(cfg: &Config) -> Result<()> {
+    if cfg.channels != 64 * cfg.heads {
+        return Err(Error::usage(format!(
+            "this model has heads of {} channels, and the CUDA kernels are for 64; use --device cpu",
+            cfg.channels / cfg.heads
+        )));
+    }
+    Ok(())
+}
+
 impl Clone for OnCuda {
     fn clone(&self) -> Self {
         let (gpu, weights) = (self.gpu.clone(), self.weights.clone());
@@ -73,13 +84,8 @@ impl OnCuda {
     /// Folds the model on the CPU and uploads it. Errors: a shape that the kernels do not take, weights that the element
     /// type cannot hold, a device without the memory.
     pub fn new(model: Model, cpu: &Cpu, gpu: &Gpu, dtype: DType, zero_shot: bool) -> Result<Self> {
-        let cfg = &model.config;
-        if cfg.channels != 64 * cfg.heads {
-            return Err(Error::usage(format!(
-                "this model has heads of {} channels, and the CUDA kernels are for 64; use --device cpu",
-                cfg.channels / cfg.heads
-            )));
-        }
+        check_asked(&forward::STEMS)?;
+        takes(&model.config)?;
         let weights = Arc::new(Weights::new(cpu, gpu, dtype, model)?);
         Ok(Self {
             gpu: gpu.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::engine::cuda::OnCuda;
+use crate::engine::cuda::{self, OnCuda};
 use crate::engine::forward::Pixels;
 use crate::engine::on_cpu::OnCpu;
 use crate::error::{Error, Result};
@@ -116,6 +116,11 @@ const _: () = {
     const fn send<T: Send>() {}
     send::<Scorer>();
 };
+
+/// Errors: the model has a shape that the CUDA kernels do not take; a CPU takes any.
+pub fn fits_cuda(config: &Config) -> Result<()> {
+    cuda::takes(config)
+}
 
 impl Scorer {
     /// Opens a model file. Errors: the file's, or that it holds no trained INP-Former.

@@ -15,7 +15,7 @@ pub use buffer::{Arena, Buffer, DevicePtr, Pinned};
 pub use driver::{emulated_report, set_emulated};
 pub use gpu::{Gpu, Machine, Watched, count};
 pub use graph::Graph;
-pub use kernel::{Geometry, Kernel, asked};
+pub use kernel::{Geometry, Kernel, asked, check_asked};
 pub use stream::{Event, Stream};
 
 /// Errors: a build without kernels.

@@ -17,6 +17,15 @@ use crate::ops::patch_embed::cuda as patch_embed;
 use crate::runtime::DType;
 use crate::runtime::cuda::{Arena, Buffer, Stream, asked};
 
+/// Stems whose variant `INP_KERNEL` may choose.
+pub const STEMS: [&str; 7] =
+    ["patch_embed", "linear", "attention", "inp_extract", "inp_factors", "inp_coefficients", "inp_decode"];
+
+/// The variant that was asked for, or else the chosen one.
+fn variant(stem: &str, chosen: &str) -> String {
+    asked(stem).unwrap_or_else(|| chosen.into())
+}
+
 /// Rows of elements and the statistics that a LayerNorm behind them needs.
 struct Rows {
     /// `(rows, C)` of the element type.
@@ -168,8 +177,8 @@ impl Workspace {
             Pixels::Crops(p) => (patch_embed::Input::U8(p), &m.patch_u8),
             Pixels::Tensors(p) => (patch_embed::Input::F32(p), &m.patch_f32),
         };
-        let variant = patch_embed::choose(&shape, s.gpu().sms() as usize);
-        patch_embed::forward(s, m.dtype, variant, &out, input, &patch.w, &patch.table, &shape)
+        let variant = variant("patch_embed", patch_embed::choose(&shape, s.gpu().sms() as usize));
+        patch_embed::forward(s, m.dtype, &variant, &out, input, &patch.w, &patch.table, &shape)
     }
 
     /// One encoder block; its output joins the group that it belongs to, the last one's makes f.
@@ -247,8 +256,8 @@ impl Workspace {
             fc2_bias: &e.fc2.bias,
         };
         let (f, work, shape) = (&self.fused, &self.extract, &self.shape);
-        let variant = inp_extract::choose(shape.batch * shape.prototypes);
-        inp_extract::forward(s, m.dtype, variant, &self.inp, work, &f.x, &f.stats, &weights, shape, EPS.1)
+        let variant = variant("inp_extract", inp_extract::choose(shape.batch * shape.prototypes));
+        inp_extract::forward(s, m.dtype, &variant, &self.inp, work, &f.x, &f.stats, &weights, shape, EPS.1)
     }
 
     /// I → what every decoder block needs of it.
@@ -262,8 +271,9 @@ impl Workspace {
             cross: &f.cross,
             scale: &f.scale,
         };
-        let variant = inp_extract::choose(self.shape.batch * self.shape.prototypes);
-        inp_factors::forward(s, m.dtype, variant, &self.factors, &self.inp, &weights, &self.shape, EPS.1)
+        let chosen = inp_extract::choose(self.shape.batch * self.shape.prototypes);
+        let variant = variant("inp_factors", chosen);
+        inp_factors::forward(s, m.dtype, &variant, &self.factors, &self.inp, &weights, &self.shape, EPS.1)
     }
 
     /// f → the decoder's stream.
@@ -282,10 +292,11 @@ impl Workspace {
         let sms = s.gpu().sms() as usize;
         let colsum = b.q.colsum.as_ref().expect("the query is behind a LayerNorm");
         let weights = inp_coefficients::Weights { q: &b.q.w, colsum, bias: &b.q.bias };
-        let (variant, keys) = (inp_coefficients::choose(shape, sms), f.of(&f.keys, j)?);
+        let tile = variant("inp_coefficients", inp_coefficients::choose(shape, sms));
+        let keys = f.of(&f.keys, j)?;
         let (z, stats) = (&self.z.x, &self.z.stats);
         let coef = &self.coef;
-        inp_coefficients::forward(s, m.dtype, variant, coef, z, stats, &keys, &weights, shape, EPS.1)?;
+        inp_coefficients::forward(s, m.dtype, &tile, coef, z, stats, &keys, &weights, shape, EPS.1)?;
         let weights = inp_decode::Weights {
             va: &f.of(&f.va, j)?,
             vw: &f.of(&f.vw, j)?,
@@ -308,6 +319,7 @@ impl Workspace {
         let g = of(j);
         let accumulate = (0..j).any(|earlier| of(earlier) == g);
         let out = inp_decode::Output { z, stats, sum: &self.decoded_of[g], accumulate };
-        inp_decode::fc2(s, m.dtype, inp_decode::choose(shape, sms), &out, hidden, coef, &weights, shape)
+        let tile = variant("inp_decode", inp_decode::choose(shape, sms));
+        inp_decode::fc2(s, m.dtype, &tile, &out, hidden, coef, &weights, shape)
     }
 }

@@ -65,7 +65,7 @@ pub fn distances(
         )));
     }
     let n = s.batch * s.tokens * s.channels;
-    d.iter().try_for_each(|d| length("d", d, n))?;
+    d.iter().try_for_each(|d| d.expect(OP, "d", n))?;
     launch(stream, "distances", native, e, d, s, e.len(), 0)
 }
 
@@ -84,7 +84,7 @@ pub fn nearest(
     if count == 0 {
         return Err(Error::usage(format!("{OP}: there are no prototypes to be near to")));
     }
-    length("prototypes", prototypes, s.batch * count * s.channels)?;
+    prototypes.expect(OP, "prototypes", s.batch * count * s.channels)?;
     launch(stream, "nearest", native, e, std::slice::from_ref(prototypes), s, 1, count)
 }
 
@@ -111,8 +111,8 @@ fn launch(
             e.len()
         )));
     }
-    e.iter().try_for_each(|e| length("e", e, rows * s.channels))?;
-    length("native", native, rows * maps)?;
+    e.iter().try_for_each(|e| e.expect(OP, "e", rows * s.channels))?;
+    native.expect(OP, "native", rows * maps)?;
     let all = |b: &[Buffer<f32>]| std::array::from_fn(|i| b.get(i).map_or(DevicePtr::NULL, Buffer::ptr));
     let params = DistancesParams {
         e: all(e),
@@ -210,10 +210,10 @@ pub fn post(
             "{OP}: CUDA kernels take 1 to 65535 maps, not {batch} of {groups} groups"
         )));
     }
-    length("native", native, batch * groups * bands.side * bands.side)?;
-    length("map", out.map, batch * SIDE * SIDE)?;
-    length("score", out.score, batch)?;
-    length("state", out.state, Maps::state(batch))?;
+    native.expect(OP, "native", batch * groups * bands.side * bands.side)?;
+    out.map.expect(OP, "map", batch * SIDE * SIDE)?;
+    out.score.expect(OP, "score", batch)?;
+    out.state.expect(OP, "state", Maps::state(batch))?;
     let params = PostParams {
         native: native.ptr(),
         first: bands.first.ptr(),
@@ -230,12 +230,4 @@ pub fn post(
     let shared = (4 * STRIP * bands.side).max(LIST) as u32;
     let kernel = stream.gpu().kernel("anomaly_map_fwd_post_f32")?;
     kernel.launch(stream, Geometry { grid, block: THREADS, shared }, &params)
-}
-
-fn length<T: Pod>(tensor: &'static str, buffer: &Buffer<T>, wanted: usize) -> Result<()> {
-    if buffer.len() == wanted {
-        return Ok(());
-    }
-    let [wanted, got] = [wanted, buffer.len()].map(|n| format!("{n} elements"));
-    Err(Error::Shape { op: OP, tensor, wanted, got })
 }

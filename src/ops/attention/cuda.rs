@@ -152,10 +152,7 @@ pub fn forward(
     }
     let bytes = batch * tokens * 64 * heads * dtype.bytes();
     for (tensor, buffer, parts) in [("qkv", qkv, 3), ("out", out, 1)] {
-        if buffer.len() != bytes * parts {
-            let [wanted, got] = [bytes * parts, buffer.len()].map(|n| format!("{n} bytes"));
-            return Err(Error::Shape { op: "attention", tensor, wanted, got });
-        }
+        buffer.expect("attention", tensor, bytes * parts)?;
     }
     let kernel = stream.gpu().kernel(&format!("attention_fwd_{}_{}", v.name, dtype.name()))?;
     let grid = [tokens.div_ceil(v.rows), heads, batch].map(|n| n as u32);

@@ -4,7 +4,6 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 pub use crate::ops::inp_extract::cuda::Shape;
-use crate::ops::inp_extract::cuda::expect;
 use crate::runtime::DType;
 use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
 
@@ -74,11 +73,11 @@ pub fn forward(
     let (c, e, rows) = (s.channels, dtype.bytes(), s.batch * s.tokens);
     let elements: [(_, &Buffer<u8>, _); 3] =
         [("out", out, rows * s.padded()), ("z", z, rows * c), ("q", w.q, c * c)];
-    elements.iter().try_for_each(|(name, b, n)| expect(OP, name, b, n * e))?;
+    elements.iter().try_for_each(|(name, b, n)| b.expect(OP, name, n * e))?;
     let floats: [(_, &Buffer<f32>, _); 3] =
         [("keys", keys, s.batch * s.prototypes * c), ("colsum", w.colsum, c), ("bias", w.bias, c)];
-    floats.iter().try_for_each(|(name, b, n)| expect(OP, name, b, *n))?;
-    expect(OP, "stats", stats, rows * c / 32)?;
+    floats.iter().try_for_each(|(name, b, n)| b.expect(OP, name, *n))?;
+    stats.expect(OP, "stats", rows * c / 32)?;
     let [m, n, line, stages] = tile(OP, &VARIANTS, &TILES, variant)?;
     let params = Params {
         z: z.ptr(),

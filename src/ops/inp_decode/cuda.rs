@@ -5,7 +5,6 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::{Error, Result};
 use crate::ops::inp_coefficients::cuda::{shared, tile};
 pub use crate::ops::inp_extract::cuda::Shape;
-use crate::ops::inp_extract::cuda::expect;
 use crate::runtime::DType;
 use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
 
@@ -128,10 +127,10 @@ pub fn fc1(
         ("va", w.va, s.batch * 4 * c * hpk),
         ("gram", w.gram, s.batch * 2 * hpk * hpk),
     ];
-    elements.iter().try_for_each(|(name, b, n)| expect(OP, name, b, n * e))?;
-    expect(OP, "gram_scale", w.gram_scale, s.batch * hpk)?;
-    expect(OP, "fc1_scaled", w.fc1_scaled, 4 * c)?;
-    expect(OP, "fc1_shift", w.fc1_shift, 4 * c)?;
+    elements.iter().try_for_each(|(name, b, n)| b.expect(OP, name, n * e))?;
+    w.gram_scale.expect(OP, "gram_scale", s.batch * hpk)?;
+    w.fc1_scaled.expect(OP, "fc1_scaled", 4 * c)?;
+    w.fc1_shift.expect(OP, "fc1_shift", 4 * c)?;
     if chunks == 0 {
         return Err(Error::Usage(format!("{OP}: a block does no columns")));
     }
@@ -180,10 +179,10 @@ pub fn fc2(
         ("fc2", w.fc2, 4 * c * c),
         ("vw", w.vw, s.batch * c * hpk),
     ];
-    elements.iter().try_for_each(|(name, b, n)| expect(OP, name, b, n * e))?;
-    expect(OP, "fc2_bias", w.fc2_bias, c)?;
-    expect(OP, "sum", out.sum, rows * c)?;
-    expect(OP, "stats", out.stats, rows * c / 32)?;
+    elements.iter().try_for_each(|(name, b, n)| b.expect(OP, name, n * e))?;
+    w.fc2_bias.expect(OP, "fc2_bias", c)?;
+    out.sum.expect(OP, "sum", rows * c)?;
+    out.stats.expect(OP, "stats", rows * c / 32)?;
     let [m, n, line, stages] = tile(OP, &VARIANTS, &TILES, variant)?;
     let params = Fc2Params {
         hidden: hidden.ptr(),

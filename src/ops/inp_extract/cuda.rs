@@ -152,17 +152,6 @@ pub(in crate::ops) fn rows_of(variant: &str) -> usize {
     if variant == "x1" { 8 } else { 32 }
 }
 
-/// Errors: a buffer that is not of the length wanted.
-pub(in crate::ops) fn expect<T: Pod>(
-    op: &'static str,
-    tensor: &'static str,
-    buffer: &Buffer<T>,
-    len: usize,
-) -> Result<()> {
-    let (wanted, got) = (format!("{len} elements"), format!("{} elements", buffer.len()));
-    if buffer.len() == len { Ok(()) } else { Err(Error::Shape { op, tensor, wanted, got }) }
-}
-
 /// f `(B·N, C)` of the element type and the statistics of its rows `(B·N, C/32)` → out: I `(B, P, C)`, assigned.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.
@@ -193,7 +182,7 @@ pub fn forward(
         ("mixed", &work.mixed, rows * c),
         ("hidden", &work.hidden, rows * 4 * c),
     ];
-    elements.iter().try_for_each(|(name, b, n)| expect(OP, name, b, n * e))?;
+    elements.iter().try_for_each(|(name, b, n)| b.expect(OP, name, n * e))?;
     let floats: [(_, &Buffer<f32>, _); 9] = [
         ("out", out, rows * c),
         ("colsum", w.colsum, hpk),
@@ -205,9 +194,9 @@ pub fn forward(
         ("middle", &work.middle, rows * c),
         ("parts", &work.parts, s.batch * splits * hpk * c),
     ];
-    floats.iter().try_for_each(|(name, b, n)| expect(OP, name, b, *n))?;
-    expect(OP, "stats", stats, tokens * c / 32)?;
-    expect(OP, "tops", &work.tops, s.batch * splits * hpk)?;
+    floats.iter().try_for_each(|(name, b, n)| b.expect(OP, name, *n))?;
+    stats.expect(OP, "stats", tokens * c / 32)?;
+    work.tops.expect(OP, "tops", s.batch * splits * hpk)?;
     let params = Params {
         f: f.ptr(),
         stats: stats.ptr(),

@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
+use crate::ops::inp_extract::cuda::rows_of;
 pub use crate::ops::inp_extract::cuda::{Shape, VARIANTS, choose};
-use crate::ops::inp_extract::cuda::{expect, rows_of};
 use crate::runtime::DType;
 use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Stream};
 
@@ -122,7 +122,7 @@ pub fn forward(
         ("va", &out.va, items * 4 * c * hpk),
         ("gram", &out.gram, items * 2 * hpk * hpk),
     ];
-    elements.iter().try_for_each(|(name, b, n)| expect(OP, name, b, n * e))?;
+    elements.iter().try_for_each(|(name, b, n)| b.expect(OP, name, n * e))?;
     let floats: [(_, &Buffer<f32>, _); 7] = [
         ("inp", inp, s.batch * p * c),
         ("kv_bias", w.kv_bias, j * 2 * c),
@@ -132,8 +132,8 @@ pub fn forward(
         ("k", &out.k, items * p * c),
         ("keys", &out.keys, items * p * c),
     ];
-    floats.iter().try_for_each(|(name, b, n)| expect(OP, name, b, *n))?;
-    expect(OP, "gram_scale", &out.gram_scale, items * hpk)?;
+    floats.iter().try_for_each(|(name, b, n)| b.expect(OP, name, *n))?;
+    out.gram_scale.expect(OP, "gram_scale", items * hpk)?;
     let params = Params {
         inp: inp.ptr(),
         kv_w: w.kv.ptr(),

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::runtime::DType;
 use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
 
+const OP: &str = "linear";
+
 /// Sizes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -73,8 +75,8 @@ pub fn forward(
     shape.check()?;
     let Shape { rows, outputs, inputs } = *shape;
     let v = Variant::named(variant)?;
-    expect("x", x.len(), rows * inputs * dtype.bytes())?;
-    expect("w", w.len(), outputs * inputs * dtype.bytes())?;
+    x.expect(OP, "x", rows * inputs * dtype.bytes())?;
+    w.expect(OP, "w", outputs * inputs * dtype.bytes())?;
     let epilogue = epilogue.raw(dtype, shape)?;
     let params = Params {
         x: x.ptr(),
@@ -90,14 +92,6 @@ pub fn forward(
 }
 
 /// A buffer of `len` elements where `wanted` are needed.
-fn expect(tensor: &'static str, len: usize, wanted: usize) -> Result<()> {
-    if len == wanted {
-        return Ok(());
-    }
-    let [wanted, got] = [wanted, len].map(|n| format!("{n} elements"));
-    Err(Error::Shape { op: "linear", tensor, wanted, got })
-}
-
 impl Variant {
     /// Blocks in groups of up to eight rows of tiles: a group's blocks share their rows of x, neighbours their tile of w.
     fn geometry(&self, s: &Shape) -> Geometry {

@@ -118,24 +118,16 @@ pub fn forward(
 ) -> Result<()> {
     s.check()?;
     let (rows, c) = (s.batch * s.tokens(), s.channels);
-    let (from, kind, pixels) = match input {
-        Input::U8(b) => (b.ptr().address(), "u8", b.len()),
-        Input::F32(b) => (b.ptr().address(), "f32", b.len()),
+    let pixels = s.batch * s.side * s.side * K;
+    let (from, kind) = match input {
+        Input::U8(b) => b.expect(OP, "input", pixels).map(|()| (b.ptr().address(), "u8"))?,
+        Input::F32(b) => b.expect(OP, "input", pixels).map(|()| (b.ptr().address(), "f32"))?,
     };
-    let lengths = [
-        ("input", pixels, s.batch * s.side * s.side * K),
-        ("weight", weight.len(), c * STRIDE * dtype.bytes()),
-        ("table", table.len(), s.tokens() * c),
-        ("x", out.x.len(), rows * c),
-        ("copy", out.copy.len(), rows * c * dtype.bytes()),
-        ("stats", out.stats.len(), rows * c / 32),
-    ];
-    for (tensor, got, wanted) in lengths {
-        if got != wanted {
-            let [wanted, got] = [wanted, got].map(|n| format!("{n} elements"));
-            return Err(Error::Shape { op: OP, tensor, wanted, got });
-        }
-    }
+    weight.expect(OP, "weight", c * STRIDE * dtype.bytes())?;
+    table.expect(OP, "table", s.tokens() * c)?;
+    out.x.expect(OP, "x", rows * c)?;
+    out.copy.expect(OP, "copy", rows * c * dtype.bytes())?;
+    out.stats.expect(OP, "stats", rows * c / 32)?;
     let Some(i) = VARIANTS.iter().position(|v| *v == variant) else {
         return Err(Error::usage(format!(
             "{OP} has no variant {variant}; there are {}",

@@ -168,18 +168,8 @@ impl Cropper {
         let Some(r) = &self.ready else {
             return Err(Error::usage("preprocess: frames were not prepared for: call prepare first"));
         };
-        let bytes = [("out", out, 3 * self.crop * self.crop), ("frames", frames, r.frame.spacing())];
-        for (tensor, buffer, each) in bytes {
-            if buffer.len() != each * r.batch {
-                let wanted = format!("{} times {each} bytes", r.batch);
-                return Err(Error::Shape {
-                    op: "preprocess",
-                    tensor,
-                    wanted,
-                    got: format!("{}", buffer.len()),
-                });
-            }
-        }
+        out.expect("preprocess", "out", 3 * self.crop * self.crop * r.batch)?;
+        frames.expect("preprocess", "frames", r.frame.spacing() * r.batch)?;
         let between = r.between.ptr();
         for (pass, from, to) in [(&r.passes[0], frames.ptr(), between), (&r.passes[1], between, out.ptr())] {
             let p = Params { from: from.at(pass.from), to, taps: r.taps.ptr().at(pass.taps), ..pass.params };

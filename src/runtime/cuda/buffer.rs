@@ -114,6 +114,14 @@ impl<T: Pod> Buffer<T> {
     fn bytes(&self) -> usize {
         self.len * size_of::<T>()
     }
+    /// Errors: another length than an op wants of this tensor.
+    pub fn expect(&self, op: &'static str, tensor: &'static str, len: usize) -> Result<()> {
+        if self.len == len {
+            return Ok(());
+        }
+        let [wanted, got] = [len, self.len].map(|n| format!("{n} elements of {} bytes", size_of::<T>()));
+        Err(Error::Shape { op, tensor, wanted, got })
+    }
     /// Elements `from..from + len` as a buffer of their own.
     pub fn part(&self, from: usize, len: usize) -> Result<Self> {
         if from.checked_add(len).is_none_or(|end| end > self.len) {

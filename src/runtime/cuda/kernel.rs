@@ -37,6 +37,19 @@ pub fn asked(stem: &str) -> Option<String> {
     pairs.find(|(name, _)| *name == stem).map(|(_, variant)| variant.into())
 }
 
+/// Errors: `INP_KERNEL` is not a list of `stem=variant` of these stems.
+pub fn check_asked(stems: &[&str]) -> Result<()> {
+    let text = std::env::var("INP_KERNEL").unwrap_or_default();
+    let known = |pair: &&str| pair.split_once('=').is_some_and(|(stem, _)| stems.contains(&stem));
+    match text.split(',').map(str::trim).find(|pair| !pair.is_empty() && !known(pair)) {
+        None => Ok(()),
+        Some(pair) => Err(Error::usage(format!(
+            "INP_KERNEL: \"{pair}\" is no stem=variant; stems with variants are {}",
+            stems.join(", ")
+        ))),
+    }
+}
+
 /// A loaded kernel, of a module that its GPU holds.
 pub(super) struct Function {
     raw: sys::CUfunction,

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Shape, expect};
+use super::{OP, Shape};
 use crate::error::{Error, Result};
 use crate::runtime::DType;
 use crate::runtime::cuda::{Buffer, DevicePtr};
@@ -105,17 +105,17 @@ impl Epilogue<'_> {
         let mut raw = Raw::zeroed();
         if let Some(n) = &self.norm {
             whole("norm", s.inputs)?;
-            expect("stats", n.stats.len(), s.rows * s.inputs / 32)?;
-            expect("colsum", n.colsum.len(), s.outputs)?;
+            n.stats.expect(OP, "stats", s.rows * s.inputs / 32)?;
+            n.colsum.expect(OP, "colsum", s.outputs)?;
             (raw.stats, raw.colsum, raw.eps) = (n.stats.ptr(), n.colsum.ptr(), n.eps);
         }
         if let Some(b) = self.bias {
-            expect("bias", b.len(), s.outputs)?;
+            b.expect(OP, "bias", s.outputs)?;
             raw.bias = b.ptr();
         }
         raw.gelu = self.gelu.into();
         if let Some(r) = self.residual {
-            expect("residual", r.len(), s.rows * s.outputs)?;
+            r.expect(OP, "residual", s.rows * s.outputs)?;
             raw.residual = r.ptr();
         }
         if let Some(o) = &self.output {
@@ -130,10 +130,10 @@ impl Epilogue<'_> {
 
 impl Output<'_> {
     fn raw(&self, dtype: DType, rows: usize, columns: usize) -> Result<(DevicePtr<u8>, DevicePtr<[f32; 2]>)> {
-        expect("y", self.y.len(), rows * columns * dtype.bytes())?;
+        self.y.expect(OP, "y", rows * columns * dtype.bytes())?;
         let Some(stats) = self.stats else { return Ok((self.y.ptr(), DevicePtr::NULL)) };
         whole("y_stats", columns)?;
-        expect("y_stats", stats.len(), rows * columns / 32)?;
+        stats.expect(OP, "y_stats", rows * columns / 32)?;
         Ok((self.y.ptr(), stats.ptr()))
     }
 }
@@ -151,7 +151,7 @@ impl Groups<'_> {
         let patches = s.rows / tokens * (tokens - prefix);
         let one = patches * s.outputs;
         let count = self.sums.len() / one;
-        expect("groups", self.sums.len(), one * count.max(index + 1))?;
+        self.sums.expect(OP, "groups", one * count.max(index + 1))?;
         raw.groups = self.sums.ptr();
         raw.group = self.sums.ptr().at(index * one);
         raw.accumulate = self.add.into();
@@ -161,7 +161,7 @@ impl Groups<'_> {
             (raw.fused, raw.fused_stats) = f.output.raw(dtype, patches, s.outputs)?;
             raw.share = f.share;
             if let Some(x) = f.f32 {
-                expect("fused", x.len(), one)?;
+                x.expect(OP, "fused", one)?;
                 raw.fused_f32 = x.ptr();
             }
         }
