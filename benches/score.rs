@@ -1,11 +1,13 @@
 //! Scoring one camera frame from its pixels: the embedded backbone at 224 px, and a model of the small size at 392 px.
 
-use inp_former::engine::{Options, Scorer, Verdict};
+use criterion::BenchmarkId;
+use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::model::{Model, embedded};
 use inp_former::ops::preprocess::{self, ImageView};
-use inp_former::runtime::Cpu;
+use inp_former::runtime::{Cpu, DType};
 use inp_former::train::init;
 
+use crate::gpu;
 use crate::models;
 use crate::peak::{Work, cpus, time};
 use crate::support::close;
@@ -38,6 +40,33 @@ fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageVie
             scorer.score_into(frame, &mut verdict).unwrap();
             verdict.score
         });
+    }
+    on_gpu(c, name, &model, frame);
+}
+
+/// The same on a GPU, from frames to verdicts by the host's clock; on the emulated one a single small case.
+fn on_gpu(c: &mut criterion::Criterion, name: &str, model: &Model, frame: &ImageView) {
+    let Some(gpu) = gpu::gpu() else { return };
+    if gpu.is_emulated() && name != "embedded" {
+        return;
+    }
+    let batches: &[usize] = if gpu.is_emulated() { &[1] } else { &[1, 8, 32] };
+    let mut want = Verdict::default();
+    let cpu = Scorer::new(model.clone(), Cpu::new(None).unwrap(), &Options::default());
+    cpu.unwrap().score_into(frame, &mut want).unwrap();
+    for dtype in [DType::Bf16, DType::F16] {
+        let options = Options { precision: Precision::Of(dtype), ..Options::default() };
+        let mut scorer = Scorer::new(model.clone(), gpu.clone(), &options).unwrap();
+        for &batch in batches {
+            let frames = vec![*frame; batch];
+            let mut verdicts = vec![Verdict::default(); batch];
+            scorer.score_batch_into(&frames, &mut verdicts).unwrap();
+            verdicts.iter().for_each(|v| close("map", &v.map, &want.map, 8e-3));
+            let id = BenchmarkId::new(format!("{name} {} batch {batch}", dtype.name()), gpu.name());
+            c.benchmark_group("score/cuda").sample_size(10).bench_function(id, |b| {
+                b.iter(|| scorer.score_batch_into(&frames, &mut verdicts).unwrap());
+            });
+        }
     }
 }
 

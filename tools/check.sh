@@ -16,6 +16,6 @@ cargo test --release --workspace -- --show-output 2>&1 | tee target/tests.txt | 
     { tail -100 target/tests.txt; exit 1; }
 echo "skipped:"
 grep '^SKIPPED' target/tests.txt | sort | uniq -c || echo "  nothing"
-cargo bench --bench all -- --test >target/benches.txt 2>&1 || { tail -50 target/benches.txt; exit 1; }
+INP_BENCH_DEVICE=emulated cargo bench --bench all -- --test >target/benches.txt 2>&1 || { tail -50 target/benches.txt; exit 1; }
 echo "every bench ran once; $(grep -c '^Success' target/benches.txt) cases"
 tools/gpu-acceptance --device emulated --quick --out target/gpu-acceptance

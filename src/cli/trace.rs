@@ -162,7 +162,8 @@ fn engine(
     let resize = model.config.resize.max(size);
     model.config = model.config.with_sizes(Some(resize), Some(size))?;
     let (cfg, side) = (model.config.clone(), size / PATCH);
-    let mut open = |zero_shot| place.scorer(common, model.clone(), Options { zero_shot, ..Options::default() });
+    let mut open =
+        |zero_shot| place.scorer(common, model.clone(), Options { zero_shot, ..Options::default() });
     let (mut full, mut zero) = (open(false)?, open(true)?);
     let mut rows: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut add = |name: &str, shape: &[usize], x: &[f32]| {
