@@ -26,7 +26,7 @@ impl Place {
     pub fn scorer(&mut self, common: &Common, model: Model, options: Options) -> Result<Scorer> {
         if self.auto
             && matches!(self.device, Device::Cuda(_))
-            && let Err(e) = score::fits_cuda(&model.config)
+            && let Err(e) = score::fits_cuda(&model.config, self.precision)
         {
             self.precision.on_cpu()?;
             common.note(format!("device: cpu after all ({e})"));

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use crate::engine::score::{MAP_SIDE, Verdict};
 use crate::error::{Error, Result};
 use crate::model::{Config, Model};
+use crate::ops::anomaly_map::cuda::GROUPS;
+use crate::ops::inp_extract::cuda::Shape;
 use crate::ops::preprocess::ImageView;
 use crate::runtime::cuda::{Gpu, Stream, check_asked};
 use crate::runtime::{Cpu, DType};
@@ -63,14 +65,16 @@ impl Lane {
 }
 
 /// Errors: a model of a shape that the kernels do not take.
-pub fn takes(cfg: &Config) -> Result<()> {
-    if cfg.channels != 64 * cfg.heads {
+pub fn takes(cfg: &Config, dtype: DType) -> Result<()> {
+    if cfg.groups.len() > GROUPS {
         return Err(Error::usage(format!(
-            "this model has heads of {} channels, and the CUDA kernels are for 64; use --device cpu",
-            cfg.channels / cfg.heads
+            "this model has {} groups of layers, and the CUDA kernels take {GROUPS}; use --device cpu",
+            cfg.groups.len()
         )));
     }
-    Ok(())
+    let (tokens, channels) = (cfg.side().pow(2), cfg.channels);
+    let (heads, prototypes) = (cfg.heads, cfg.prototypes);
+    Shape { batch: 1, tokens, channels, heads, prototypes }.check("this model", dtype)
 }
 
 impl Clone for OnCuda {
@@ -85,7 +89,7 @@ impl OnCuda {
     /// type cannot hold, a device without the memory.
     pub fn new(model: Model, cpu: &Cpu, gpu: &Gpu, dtype: DType, zero_shot: bool) -> Result<Self> {
         check_asked(&forward::STEMS)?;
-        takes(&model.config)?;
+        takes(&model.config, dtype)?;
         let weights = Arc::new(Weights::new(cpu, gpu, dtype, model)?);
         Ok(Self {
             gpu: gpu.clone(),

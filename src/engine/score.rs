@@ -118,8 +118,8 @@ const _: () = {
 };
 
 /// Errors: the model has a shape that the CUDA kernels do not take; a CPU takes any.
-pub fn fits_cuda(config: &Config) -> Result<()> {
-    cuda::takes(config)
+pub fn fits_cuda(config: &Config, precision: Precision) -> Result<()> {
+    cuda::takes(config, precision.on_cuda()?)
 }
 
 impl Scorer {

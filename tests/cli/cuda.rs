@@ -74,7 +74,7 @@ fn heads_of_another_width_are_refused() {
     models::file(&models::config("tiny")).write(place.path("tiny.safetensors")).unwrap();
     place
         .run("score --model tiny.safetensors data/bolt/test --device emulated")
-        .ended(2, "this model has heads of 32 channels, and the CUDA kernels are for 64; use --device cpu");
+        .ended(2, "this model: 64 channels in 2 heads; on CUDA a head has 64: use --device cpu");
 }
 
 #[test]
