@@ -170,6 +170,9 @@ impl Memory {
         let bytes = inner.live.remove(&address).ok_or(Code::InvalidValue)?;
         inner.used -= pages(bytes);
         inner.freed.insert(address, bytes);
+        if let Some(s) = self.shadow.get() {
+            s.freed(address, pages(bytes));
+        }
         self.map(address, pages(bytes), false)
     }
     /// The allocation (or registered host range) that holds an address: first byte and size.

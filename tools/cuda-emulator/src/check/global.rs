@@ -56,8 +56,13 @@ impl Region {
     }
     /// All zero again.
     fn clear(&self) {
-        // SAFETY: what `new` mapped; its pages are zero from here on, which atomics may meet at any time.
-        unsafe { libc::madvise(self.0.cast(), self.1, libc::MADV_DONTNEED) };
+        self.drop_pages(0, self.1);
+    }
+    /// Whole pages are zero again and cost nothing.
+    fn drop_pages(&self, from: usize, bytes: usize) {
+        let bytes = bytes.min(self.1.saturating_sub(from));
+        // SAFETY: of what `new` mapped; these pages are zero from here on, which atomics may meet at any time.
+        unsafe { libc::madvise(self.0.add(from.min(self.1)).cast(), bytes, libc::MADV_DONTNEED) };
     }
 }
 impl Drop for Region {
@@ -157,6 +162,11 @@ impl Shadow {
                 }
             }
         }
+    }
+    /// These pages were freed, and their addresses are not soon given again: who touched them costs memory no more.
+    pub fn freed(&self, at: u64, bytes: u64) {
+        let cells = |bytes: u64| bytes as usize / 4 * 8 * WORDS;
+        self.cells.drop_pages(cells(at - self.base), cells(bytes));
     }
     /// The bytes were just allocated: nobody has written them.
     pub fn forget(&self, at: u64, bytes: u64) {
