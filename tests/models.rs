@@ -16,6 +16,7 @@ pub fn config(name: &str) -> Config {
         "mini" => (128, 2, 6, vec![1, 2, 3, 4], 112),
         "small252" => (384, 6, 12, (2..10).collect(), 252),
         "small392" => (384, 6, 12, (2..10).collect(), 392),
+        "large112" => (1024, 16, 24, (4..19).step_by(2).collect(), 112),
         "base392" => (768, 12, 12, (2..10).collect(), 392),
         _ => panic!("no golden model {name}"),
     };

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use bytemuck::Pod;
-use inp_former::runtime::cuda::{self, Buffer, Gpu, Stream};
-use inp_former::runtime::{Cpu, Elem, Tensor, Tier};
+use inp_former::runtime::cuda::{self, Buffer, Gpu, Machine, Stream};
+use inp_former::runtime::{Cpu, DType, Elem, Tensor, Tier};
 
 /// A golden file: committed under `tests/data/goldens`, else in the folder `$INP_GOLDENS`; `None` (said) if in neither.
 pub fn golden(rel: &str) -> Option<PathBuf> {
@@ -269,5 +270,82 @@ pub fn clean(gpu: &Gpu) {
         let report = cuda::emulated_report().unwrap();
         let quiet = report["findings"] == 0 && report["faults"] == 0;
         assert!(quiet, "the emulator's checkers found something:\n{:#}", report["launches"]);
+    }
+}
+
+/// Whether everything is run everywhere (`INP_FULL=1`, see tools/check.sh --full); else, at the models' sizes, the chosen
+/// variant in one element type, with fewer rows where rows change nothing but the number of blocks.
+pub fn full() -> bool {
+    std::env::var_os("INP_FULL").is_some_and(|v| v == "1")
+}
+
+/// Heads of the published sizes, 64 channels each.
+pub const MODELS: [(&str, usize); 3] = [("S", 6), ("B", 12), ("L", 16)];
+/// GPUs that choices are tested for; the first is an H100.
+pub const MACHINES: [Machine; 3] = [
+    Machine { arch: 90, sms: 132, shared: 232_448, clock_mhz: 1980, bandwidth_gbs: 3352 },
+    Machine::A100,
+    Machine { arch: 89, sms: 128, shared: 101_376, clock_mhz: 2520, bandwidth_gbs: 1008 },
+];
+/// Patches of a picture at 392 pixels.
+pub const PATCHES: usize = 784;
+
+/// `all` in a full run, else `few`.
+pub fn rows(all: usize, few: usize) -> usize {
+    if full() { all } else { few }
+}
+
+/// Element types for large case `i` of a list: each in turn; every one in a full run.
+pub fn dtypes(i: usize) -> Vec<DType> {
+    if full() { DType::ALL.into() } else { vec![DType::ALL[i % 3]] }
+}
+
+/// Variants to run: at a model's size the chosen one, in a full run the others behind it; all where none is chosen.
+pub fn variants<'a>(chosen: Option<&'a str>, all: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let others = all.into_iter().filter(|v| chosen.is_none_or(|c| full() && *v != c));
+    chosen.into_iter().chain(others).collect()
+}
+
+/// What a check covers. Prints it in the end as a line that tools/full-check reads.
+pub struct Checked {
+    op: &'static str,
+    dtype: &'static str,
+    case: String,
+    variants: Vec<String>,
+    /// Worst error over its bound.
+    share: f64,
+    start: Instant,
+}
+
+impl Checked {
+    /// Of an op (or the engine), at sizes in words, with results in this type.
+    pub fn new(op: &'static str, dtype: &'static str, case: impl Into<String>) -> Self {
+        Self { op, dtype, case: case.into(), variants: Vec::new(), share: 0.0, start: Instant::now() }
+    }
+    /// This variant was run.
+    pub fn ran(&mut self, variant: &str) {
+        if !self.variants.iter().any(|v| v == variant) {
+            self.variants.push(variant.into());
+        }
+    }
+    /// Passes only if the error is a number not above its bound.
+    #[track_caller]
+    pub fn within(&mut self, what: &str, error: f64, bound: f64) {
+        let Self { op, dtype, case, .. } = self;
+        assert!(error <= bound, "{op} {case} {dtype}: {what} is off by {error:.3e}, more than {bound:.3e}");
+        self.share = self.share.max(if error > 0.0 { error / bound } else { 0.0 });
+    }
+}
+
+impl Drop for Checked {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let Self { op, dtype, case, variants, share, start } = self;
+            let line = serde_json::json!({
+                "op": op, "dtype": dtype, "case": case, "variants": variants, "share": share,
+                "seconds": start.elapsed().as_secs_f64(),
+            });
+            println!("CHECKED {line}");
+        }
     }
 }

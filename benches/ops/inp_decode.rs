@@ -1,6 +1,6 @@
 //! `inp_decode`: the MLP of one decoder block of ViT-S and of ViT-B, one picture and 32. GPU only.
 
-use inp_former::ops::inp_decode::cuda::{Output, VARIANTS, Weights, choose_chunks, fc1, fc2};
+use inp_former::ops::inp_decode::cuda::{Output, VARIANTS, Weights, choose_fc1, fc1, fc2};
 
 use crate::gpu;
 use crate::ops::{inp::EPS, inp_cases};
@@ -8,7 +8,7 @@ use crate::peak::Work;
 
 pub fn all(c: &mut criterion::Criterion) {
     for (on, s) in inp_cases() {
-        let (n, hpk, rows, sms) = (s.channels, s.padded(), s.batch * s.tokens, on.gpu.sms() as usize);
+        let (n, hpk, rows) = (s.channels, s.padded(), s.batch * s.tokens);
         let root = (3.0 / n as f64).sqrt();
         let (coef, hidden) =
             (on.elements("coef", rows * hpk, 0.5, 0.5).on, on.elements("h", rows * 4 * n, 0.0, 1.0));
@@ -23,19 +23,19 @@ pub fn all(c: &mut criterion::Criterion) {
             fc2: &on.elements("fc2", 4 * n * n, 0.0, root).on,
             fc2_bias: &on.floats("fc2_b", n, 0.0, 0.3).on,
         };
-        let chunks = choose_chunks(&s, sms);
+        let split = choose_fc1(on.dtype, &on.machine(), &s, None).unwrap();
         let first = |stream: &_| {
-            fc1(stream, on.dtype, chunks, &hidden.on, &coef, &weights, &s, EPS).unwrap();
+            fc1(stream, on.dtype, split, &hidden.on, &coef, &weights, &s, EPS).unwrap();
         };
         first(&on.stream);
         assert!(on.decode(&hidden.on).iter().all(|x| x.is_finite()));
         let flop = Work::Flop((8 * rows * n * hpk) as f64);
-        gpu::time(c, "inp_decode", &on.case(&s, &format!("fc1 {chunks}")), &on.gpu, flop, first);
+        gpu::time(c, "inp_decode", &on.case(&s, &format!("fc1 {split}")), &on.gpu, flop, first);
         let z = on.gpu.zeros::<u8>(rows * n * on.dtype.bytes()).unwrap();
         let (stats, sum) = (on.gpu.zeros(rows * n / 32).unwrap(), on.gpu.zeros::<f32>(rows * n).unwrap());
         let out = Output { z: &z, stats: &stats, sum: &sum, accumulate: false };
         let mut same = None;
-        for variant in VARIANTS {
+        for variant in VARIANTS.map(|v| v.name) {
             let run = |stream: &_| {
                 fc2(stream, on.dtype, variant, &out, &hidden.on, &coef, &weights, &s).unwrap();
             };

@@ -49,7 +49,7 @@ pub fn all(c: &mut criterion::Criterion) {
         let work = on.gpu.arena(|a| Ok(cuda::Workspace::new(a, on.dtype, &s))).unwrap();
         let out = on.gpu.zeros::<f32>(s.batch * p * n).unwrap();
         let mut first = None;
-        for variant in VARIANTS {
+        for variant in VARIANTS.map(|v| v.0) {
             let run = |stream: &_| {
                 cuda::forward(stream, on.dtype, variant, &out, &work, &f.on, &stats, &weights, &s, EPS)
                     .unwrap()

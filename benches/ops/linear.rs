@@ -79,7 +79,8 @@ fn on_gpu(c: &mut criterion::Criterion) {
             let got = y.download(&gpu.stream()).unwrap();
             assert!(dtype.decode(&got).iter().all(|y| y.is_finite()));
             assert!(*same.get_or_insert_with(|| got.clone()) == got, "{} gives other bits", v.name);
-            let case = format!("cuda/{m}x{n}x{k}/{}{}", v.name, if v == chosen { " (chosen)" } else { "" });
+            let case =
+                format!("cuda/{m}x{n}x{k}/{}{}", v.name, if v.name == chosen { " (chosen)" } else { "" });
             gpu::time(c, "linear", &case, gpu, Work::Flop(2.0 * (m * n * k) as f64), run);
         }
     }

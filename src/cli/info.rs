@@ -2,12 +2,18 @@
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use inp_former::Result;
 use inp_former::ops::attention::cuda as attention;
+use inp_former::ops::inp_coefficients::cuda as inp_coefficients;
+use inp_former::ops::inp_decode::cuda as inp_decode;
+use inp_former::ops::inp_extract::cuda as inp_extract;
+use inp_former::ops::inp_factors::cuda as inp_factors;
 use inp_former::ops::linear::cuda as linear;
+use inp_former::ops::patch_embed::cuda as patch_embed;
+use inp_former::runtime::cuda::cost::{Candidate, Prediction, pick};
 use inp_former::runtime::cuda::image::IMAGES;
 use inp_former::runtime::cuda::{self, Gpu, Machine};
 use inp_former::runtime::{Cpu, DType, Tier};
+use inp_former::{Error, Result};
 use serde_json::{Value, json};
 
 use super::{Common, Done, print};
@@ -21,9 +27,6 @@ pub struct Info {
     #[arg(long)]
     json: bool,
 }
-
-/// What is said of a machine without a GPU: variants as an A100 would get them.
-const A100: Machine = Machine { arch: 80, sms: 108, shared: 163 * 1024 };
 
 impl Info {
     pub fn run(self, common: &Common) -> Result<Done> {
@@ -40,6 +43,10 @@ impl Info {
         let mut archs: Vec<u32> = IMAGES.iter().map(|i| i.arch).collect();
         archs.sort_unstable();
         archs.dedup();
+        let first = gpus.iter().flatten().next();
+        let of = first.map_or("an A100, as there is no GPU", Gpu::name);
+        let machine = first.map_or(Machine::A100, Machine::from);
+        let dtype = common.precision()?.on_cuda().unwrap_or(DType::Bf16);
         let describe = |g: &Gpu| {
             json!({
                 "name": g.name(), "arch": g.arch(), "multiprocessors": g.sms(), "emulated": g.is_emulated(),
@@ -55,6 +62,9 @@ impl Info {
             });
             if self.kernels {
                 v["kernels"] = kernels().into_iter().map(Kernel::json).collect();
+                let choices = choices(&machine, dtype);
+                v["choices"] = choices.iter().map(|c| c.json(&machine)).collect::<Result<_>>()?;
+                v["choices_for"] = json!({ "gpu": of, "precision": dtype.name() });
             }
             print(&format!("{v:#}\n"))?;
             return Ok(Done::All);
@@ -91,13 +101,13 @@ impl Info {
                 }
             );
             if !archs.is_empty() {
-                let first = gpus.iter().flatten().next();
-                let name = first.map_or("an A100, as there is no GPU", Gpu::name);
                 text += &format!(
-                    "{}\nchosen for {name}, bf16 at 392 pixels, by the fewest predicted cycles\n",
-                    table()
+                    "{}\nchosen for {of}, {} at 392 pixels: the shortest predicted time, or what INP_KERNEL=stem=variant,… asks \
+                     for; predicted, not measured, without the launch itself\n{}\n",
+                    table(),
+                    dtype.name(),
+                    chosen(&machine, dtype)?
                 );
-                text += &format!("{}\n", chosen(&first.map_or(A100, Machine::from))?);
             }
         }
         print(&text)?;
@@ -148,31 +158,113 @@ fn table() -> Table {
     t
 }
 
-/// The variants of products and attention that a GPU gets.
-fn chosen(m: &Machine) -> Result<Table> {
-    const DTYPE: DType = DType::Bf16;
-    const TOKENS: usize = 789;
-    let mut t = Table::new();
-    t.load_preset(presets::UTF8_BORDERS_ONLY);
-    t.set_header(["model", "batch", "launch", "variant", "predicted cycles"]);
-    let mut row = |model: &str, batch: usize, launch: &str, variant: &str, cycles: f64| {
-        t.add_row([model, &batch.to_string(), launch, variant, &format!("{cycles:.0}")]);
-    };
-    for (model, heads) in [("S", 6), ("B", 12), ("L", 16)] {
-        for batch in [1, 8] {
-            let c = 64 * heads;
-            let layers = [("qkv", 3 * c, c), ("proj", c, c), ("fc1", 4 * c, c), ("fc2", c, 4 * c)];
-            for (name, outputs, inputs) in layers {
-                let shape = linear::Shape { rows: batch * TOKENS, outputs, inputs };
-                let gelu = name == "fc1";
-                let v = linear::choose(DTYPE, m, &shape, gelu, cuda::asked("linear").as_deref())?;
-                row(model, batch, name, v.name, linear::cycles(v, DTYPE, m, &shape, gelu));
-            }
-            let shape = attention::Shape { batch, tokens: TOKENS, heads };
-            let v = attention::choose(DTYPE, m, &shape, cuda::asked("attention").as_deref())?;
-            row(model, batch, "attention", v.name, attention::cycles(v, DTYPE, m, &shape));
+/// Names of the variants of every stem that has some, as `INP_KERNEL` takes them.
+pub fn variants(m: &Machine, dtype: DType) -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut all: Vec<(_, Vec<_>)> = Vec::new();
+    for c in choices(m, dtype) {
+        if all.iter().all(|(stem, _)| *stem != c.stem) {
+            all.push((c.stem, c.candidates.iter().filter(|c| c.fits(m)).map(|c| c.name).collect()));
         }
     }
-    t.column_iter_mut().skip(4).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
+    all
+}
+
+/// A launch of a model, and what the model of costs says of its variants.
+struct Choice {
+    model: &'static str,
+    batch: usize,
+    stem: &'static str,
+    launch: &'static str,
+    candidates: Vec<Candidate>,
+}
+
+/// Every launch that has variants, of the published sizes at 392 pixels.
+fn choices(m: &Machine, dtype: DType) -> Vec<Choice> {
+    const SIDE: usize = 28;
+    const PREFIX: usize = 5;
+    let mut all = Vec::new();
+    for (model, heads, blocks) in [("S", 6, 8), ("B", 12, 8), ("L", 16, 8)] {
+        for batch in [1, 8] {
+            let (channels, tokens) = (64 * heads, SIDE * SIDE);
+            let mut put =
+                |stem, launch, candidates| all.push(Choice { model, batch, stem, launch, candidates });
+            let patches = patch_embed::Shape { batch, side: SIDE, prefix: PREFIX, channels };
+            put("patch_embed", "", patch_embed::candidates(dtype, m, &patches));
+            for (launch, outputs, inputs) in [("qkv", 3, 1), ("proj", 1, 1), ("fc1", 4, 1), ("fc2", 1, 4)] {
+                let rows = batch * (tokens + PREFIX);
+                let s = linear::Shape { rows, outputs: outputs * channels, inputs: inputs * channels };
+                put("linear", launch, linear::candidates(dtype, m, &s, launch == "fc1"));
+            }
+            let s = attention::Shape { batch, tokens: tokens + PREFIX, heads };
+            put("attention", "", attention::candidates(dtype, m, &s));
+            let s = inp_extract::Shape { batch, tokens, channels, heads, prototypes: 6 };
+            put("inp_extract", "", inp_extract::candidates(dtype, &s));
+            put("inp_factors", "", inp_factors::candidates(dtype, &s, blocks));
+            put("inp_coefficients", "", inp_coefficients::candidates(dtype, m, &s));
+            put("inp_decode_fc1", "", inp_decode::fc1_candidates(dtype, m, &s));
+            put("inp_decode", "fc2", inp_decode::candidates(dtype, m, &s));
+        }
+    }
+    all
+}
+
+impl Choice {
+    /// The variant that is used, and whether `INP_KERNEL` asks for it.
+    fn picked(&self, m: &Machine) -> Result<(&'static str, bool)> {
+        let asked = cuda::asked(self.stem);
+        pick(self.stem, m, &self.candidates, asked.as_deref()).map(|name| (name, asked.is_some()))
+    }
+    /// Every candidate with its prediction, the fastest first.
+    fn sorted(&self, m: &Machine) -> Vec<(&Candidate, Prediction)> {
+        let mut all: Vec<_> = self.candidates.iter().map(|c| (c, c.predict(m))).collect();
+        all.sort_by(|a, b| a.1.us.total_cmp(&b.1.us));
+        all
+    }
+    fn json(&self, m: &Machine) -> Result<Value> {
+        let (picked, asked) = self.picked(m)?;
+        let candidate = |(c, p): (&Candidate, Prediction)| {
+            json!({
+                "variant": c.name, "predicted_us": p.us, "bound": p.bound, "waves": p.waves, "fits": c.fits(m),
+            })
+        };
+        Ok(json!({
+            "model": self.model, "batch": self.batch, "stem": self.stem, "launch": self.launch, "picked": picked,
+            "asked_for": asked, "candidates": self.sorted(m).into_iter().map(candidate).collect::<Vec<_>>(),
+        }))
+    }
+}
+
+/// What each launch gets, why, and what else there is.
+fn chosen(m: &Machine, dtype: DType) -> Result<Table> {
+    let mut t = Table::new();
+    t.load_preset(presets::UTF8_BORDERS_ONLY);
+    t.set_header(["model", "batch", "launch", "variant", "predicted µs", "waves", "bound by", "others, µs"]);
+    for c in choices(m, dtype) {
+        let (picked, asked) = c.picked(m)?;
+        let sorted = c.sorted(m);
+        let of = sorted.iter().find(|(c, _)| c.name == picked).map(|(_, p)| *p);
+        let Prediction { us, waves, bound } = of.ok_or_else(|| Error::usage("no candidate"))?;
+        let other = |(c, p): &(&Candidate, Prediction)| {
+            (c.name != picked).then(|| match c.fits(m) {
+                true => format!("{} {:.1}", c.name, p.us),
+                false => format!("{} does not fit", c.name),
+            })
+        };
+        t.add_row([
+            c.model.into(),
+            c.batch.to_string(),
+            format!("{} {}", c.stem, c.launch),
+            format!("{picked}{}", if asked { " (INP_KERNEL)" } else { "" }),
+            format!("{us:.1}"),
+            format!("{waves:.1}"),
+            bound.into(),
+            sorted.iter().filter_map(other).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    for i in [1, 4, 5] {
+        if let Some(c) = t.column_mut(i) {
+            c.set_cell_alignment(CellAlignment::Right);
+        }
+    }
     Ok(t)
 }

@@ -1,6 +1,7 @@
 //! GPUs that the emulator models, for what is predicted of them, and theoretical occupancy.
 
-use inp_former::runtime::cuda::{Geometry, image::KernelInfo};
+use inp_former::runtime::DType;
+use inp_former::runtime::cuda::{Geometry, Work, image::KernelInfo};
 use inp_former::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,6 +20,9 @@ pub struct Modelled {
     registers: u32,
     threads: u32,
     blocks: u32,
+    bf16_tflops: f64,
+    mma_sync: f64,
+    bandwidth: f64,
 }
 
 impl Modelled {
@@ -48,6 +52,13 @@ impl Modelled {
     pub fn inputs(&self) -> Value {
         let all: Vec<Value> = serde_json::from_str(FILE).expect("the emulator's tests read this file");
         all.into_iter().find(|g| g["name"] == *self.name).unwrap_or_default()
+    }
+    /// Microseconds that a launch would be busy at the full rate of what bounds it, and what that is: tensor cores through
+    /// mma.sync, or device memory.
+    pub fn roofline(&self, dtype: DType, work: &Work) -> (f64, &'static str) {
+        let rate = self.bf16_tflops * self.mma_sync * if dtype == DType::Tf32 { 0.5 } else { 1.0 };
+        let (computing, moving) = (work.flop / (rate * 1e6), work.bytes / (self.bandwidth * 1e3));
+        if moving > computing { (moving, "device memory") } else { (computing, "tensor cores") }
     }
     /// Theoretical occupancy of a launch, 0 to 1: resident warps over those that fit a multiprocessor at most, by threads,
     /// blocks, ptxas's registers and shared memory, of which the system keeps 1 KiB a block.

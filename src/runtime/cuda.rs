@@ -2,6 +2,7 @@
 //! when it is asked for, so that one program runs with and without a GPU, and on the emulator.
 
 mod buffer;
+pub mod cost;
 mod driver;
 mod gpu;
 mod graph;
@@ -15,7 +16,7 @@ pub use buffer::{Arena, Buffer, DevicePtr, Pinned};
 pub use driver::{emulated_report, set_emulated};
 pub use gpu::{Gpu, Machine, Watched, count};
 pub use graph::Graph;
-pub use kernel::{Geometry, Kernel, asked, check_asked};
+pub use kernel::{Geometry, Kernel, Work, asked, check_asked};
 pub use stream::{Event, Stream};
 
 /// Errors: a build without kernels.

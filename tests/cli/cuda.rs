@@ -6,6 +6,18 @@ use serde_json::Value;
 use super::{Place, picture, save};
 use crate::models;
 
+/// Stems with variants.
+const STEMS: [&str; 8] = [
+    "patch_embed",
+    "linear",
+    "attention",
+    "inp_extract",
+    "inp_factors",
+    "inp_coefficients",
+    "inp_decode_fc1",
+    "inp_decode",
+];
+
 /// Says so where there is nothing to run.
 fn built() -> bool {
     if IMAGES.is_empty() {
@@ -126,6 +138,44 @@ fn a_profile_lists_every_launch_and_says_predicted() {
 }
 
 #[test]
+fn a_profile_of_variants_lists_each_at_every_shape() {
+    if !built() {
+        return;
+    }
+    let place = place();
+    let ran = place.run("profile --model mini.safetensors --gpu h100 --variants").ok();
+    let v: Value = serde_json::from_str(&ran.out).unwrap();
+    let all = v["variants"].as_array().unwrap();
+    let text = |v: &Value, key: &str| v[key].as_str().unwrap().to_string();
+    let of = |stem: &str| all.iter().filter(|v| v["stem"] == stem).collect::<Vec<_>>();
+    for (stem, variants) in
+        [("patch_embed", 2), ("linear", 7), ("attention", 6), ("inp_extract", 2), ("inp_decode", 3)]
+    {
+        let names: std::collections::BTreeSet<_> = of(stem).iter().map(|v| text(v, "variant")).collect();
+        assert_eq!(names.len(), variants, "{stem}: {names:?}");
+    }
+    assert!(STEMS.iter().all(|stem| of(stem).iter().any(|v| v["chosen"] == true)), "{}", ran.out);
+    // 128 channels, 69 tokens: qkv, proj, fc1 and fc2 of five blocks, the bottleneck's two of 64 patches. K stays apart.
+    for shape in ["69x384x128", "69x128x128", "69x512x128", "69x128x512", "64x512x128", "64x128x512"] {
+        let at: Vec<_> = of("linear").into_iter().filter(|v| v["shape"] == shape).collect();
+        assert_eq!(at.len(), 7, "{shape}");
+        assert_eq!(at.iter().filter(|v| v["chosen"] == true).count(), 1, "{shape}");
+        let calls = if shape.starts_with("64") { 1 } else { 5 };
+        for v in at {
+            let number = |key: &str| v[key].as_f64().unwrap();
+            assert_eq!(number("calls"), calls as f64, "{v}");
+            let sizes: Vec<f64> = shape.split('x').map(|n| n.parse().unwrap()).collect();
+            assert!(number("flop") >= calls as f64 * 2.0 * sizes.iter().product::<f64>(), "{v}");
+            for key in ["predicted_us", "occupancy", "registers", "dynamic_shared", "sectors", "global_bytes"]
+            {
+                assert!(number(key) > 0.0, "{key} of {v}");
+            }
+            assert!((0.0..=1.0).contains(&number("share_of_roofline")), "{v}");
+        }
+    }
+}
+
+#[test]
 fn info_lists_gpus_and_kernels() {
     if !built() {
         return;
@@ -136,8 +186,25 @@ fn info_lists_gpus_and_kernels() {
     assert_eq!((&v["gpus"][0]["emulated"], &v["no_gpu_because"]), (&true.into(), &Value::Null));
     let kernels: usize = IMAGES.iter().map(|i| i.kernels.len()).sum();
     assert_eq!(v["kernels"].as_array().unwrap().len(), kernels);
+    let choices = v["choices"].as_array().unwrap();
+    for stem in STEMS {
+        let of: Vec<&Value> = choices.iter().filter(|c| c["stem"] == stem).collect();
+        assert!(of.len() >= 6, "{stem}");
+        for c in of {
+            let all = c["candidates"].as_array().unwrap();
+            let us = |c: &Value| c["predicted_us"].as_f64().unwrap();
+            assert!(all.len() >= 2 && us(&all[0]) > 0.0 && all.is_sorted_by_key(us), "{c}");
+            assert!(c["picked"] == all.iter().find(|c| c["fits"] == true).unwrap()["variant"], "{c}");
+        }
+    }
     let text = place.run("info --kernels --device emulated").ok().out;
-    for said in ["emulated GPU", "sm_80", "attention_fwd_", "predicted cycles", "fc2"] {
+    for said in ["emulated GPU", "sm_80", "attention_fwd_", "predicted µs", "linear fc2", "tensor cores"] {
         assert!(text.contains(said), "{said} is not in\n{text}");
     }
+    let mut command = place.command("info --kernels --device emulated");
+    let ran = super::Ran::new(command.env("INP_KERNEL", "inp_decode_fc1=x12").output().unwrap());
+    assert_eq!(ran.ok().out.matches("x12 (INP_KERNEL)").count(), 6);
+    let mut command = place.command("info --kernels --device emulated");
+    let ran = super::Ran::new(command.env("INP_KERNEL", "attention=1x1").output().unwrap());
+    ran.ended(2, "attention has no CUDA variant \"1x1\"; there are");
 }

@@ -1,5 +1,7 @@
 //! The CUDA engine against the CPU's: maps, prototypes and scores in every precision, the same bits in any batch.
 
+mod whole;
+
 use inp_former::data::image::{Limits, decode};
 use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::model::Model;
@@ -7,7 +9,7 @@ use inp_former::ops::preprocess::{ImageView, PixelFormat};
 use inp_former::runtime::{Cpu, DType, Device};
 
 use crate::models::model;
-use crate::support::{golden, golden_input, gpu};
+use crate::support::{Checked, clean, golden, golden_input, gpu};
 
 /// Largest difference from f32 of a map on the patch grid, relative to the largest value.
 fn bound(dtype: DType) -> f32 {
@@ -34,24 +36,29 @@ fn correlation(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[track_caller]
-fn like(what: &str, got: &[f32], want: &[f32], dtype: DType) {
+fn like(checked: &mut Checked, what: &str, got: &[f32], want: &[f32], dtype: DType) {
     assert_eq!(got.len(), want.len(), "{what}");
     let top = want.iter().fold(0.0, |m, x| f32::max(m, x.abs()));
     let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, |m, x| if x <= m { m } else { x });
     let r = correlation(got, want);
     println!("{what}: {:.1e} of the largest value, correlation {r:.6}", worst / top);
-    assert!(worst <= bound(dtype) * top, "{what}: {worst:e} of {top:e}");
+    checked.within(what, worst.into(), (bound(dtype) * top).into());
     assert!(r >= 0.995, "{what}: correlation {r}");
 }
 
-fn compare(what: &str, got: &(Scorer, Verdict), want: &(Scorer, Verdict), dtype: DType) {
+fn compare(
+    what: &str,
+    got: &(Scorer, Verdict),
+    want: &(Scorer, Verdict),
+    checked: &mut Checked,
+    dtype: DType,
+) {
     for (g, (a, b)) in got.0.native_maps().unwrap().iter().zip(want.0.native_maps().unwrap()).enumerate() {
-        like(&format!("{what} group {g}"), a, b, dtype);
+        like(checked, &format!("{what} group {g}"), a, b, dtype);
     }
     assert_eq!(got.0.native_maps().unwrap().len(), want.0.native_maps().unwrap().len());
-    like(&format!("{what} map"), &got.1.map, &want.1.map, dtype);
-    let off = (got.1.score - want.1.score).abs();
-    assert!(off <= 1e-3, "{what}: score {} instead of {}", got.1.score, want.1.score);
+    like(checked, &format!("{what} map"), &got.1.map, &want.1.map, dtype);
+    checked.within(&format!("{what} score"), f64::from((got.1.score - want.1.score).abs()), 1e-3);
 }
 
 fn tensors_like_the_cpus(name: &str, dtypes: &[DType], kinds: &[bool]) {
@@ -67,11 +74,15 @@ fn tensors_like_the_cpus(name: &str, dtypes: &[DType], kinds: &[bool]) {
         };
         let want = score(on_cpu(&m, zero_shot));
         for &dtype in dtypes {
+            let kind = if zero_shot { "zero-shot" } else { "trained" };
+            let mut checked = Checked::new("engine", dtype.name(), format!("{name}, {kind}, the CPU's maps"));
+            checked.ran("as chosen");
             let device = Device::Cuda(gpu.clone());
             let got = score(Scorer::new(m.clone(), device, &options(dtype, zero_shot)).unwrap());
-            compare(&format!("{name} {} zero-shot {zero_shot}", dtype.name()), &got, &want, dtype);
+            compare(&format!("{name} {} {kind}", dtype.name()), &got, &want, &mut checked, dtype);
         }
     }
+    clean(&gpu);
 }
 
 #[test]
@@ -106,6 +117,7 @@ fn frames_of_every_format_are_like_the_cpus() {
     let gpu = gpu();
     let m = model("mini");
     let dtype = DType::Bf16;
+    let checked = &mut Checked::new("engine", dtype.name(), "frames of every format");
     let mut ours = Scorer::new(m.clone(), Device::Cuda(gpu), &options(dtype, false)).unwrap();
     let mut theirs = on_cpu(&m, false);
     let formats = [PixelFormat::Rgb8, PixelFormat::Bgr8, PixelFormat::Mono8, PixelFormat::Rgba8];
@@ -117,7 +129,7 @@ fn frames_of_every_format_are_like_the_cpus() {
         let (mut a, mut b) = (Verdict::default(), Verdict::default());
         ours.score_into(&frame, &mut a).unwrap();
         theirs.score_into(&frame, &mut b).unwrap();
-        like(&format!("{format:?}"), &a.map, &b.map, dtype);
+        like(checked, &format!("{format:?}"), &a.map, &b.map, dtype);
     }
     let Some(path) = golden("preprocess/a_300x220.png") else { return };
     let picture = decode(&path, &Limits::default()).unwrap();
@@ -125,7 +137,7 @@ fn frames_of_every_format_are_like_the_cpus() {
     let (mut a, mut b) = (Verdict::default(), Verdict::default());
     ours.score_into(&frame, &mut a).unwrap();
     theirs.score_into(&frame, &mut b).unwrap();
-    like("a_300x220.png", &a.map, &b.map, dtype);
+    like(checked, "a_300x220.png", &a.map, &b.map, dtype);
 }
 
 #[test]

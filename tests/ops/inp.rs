@@ -7,15 +7,28 @@ use bytemuck::Pod;
 use inp_former::ops::inp_extract::cuda::Shape;
 use inp_former::ops::linear::gemm::{Mat, product};
 use inp_former::runtime::DType;
-use inp_former::runtime::cuda::{Buffer, Gpu, Stream};
+use inp_former::runtime::cuda::{Buffer, Gpu, Machine, Stream};
 
-use crate::support::{Guarded, cpu, gpu_with_kernels, rel_err, uniform};
+use crate::support::{
+    Checked, Guarded, MODELS, PATCHES, cpu, dtypes, gpu_with_kernels, rel_err, rows, uniform,
+};
 
 pub const EPS: f32 = 1e-8;
 
-/// B, N, H, P: ones; one below, at and above a tile of tokens; few and many prototypes; ViT-B on one image.
-pub const SHAPES: [[usize; 4]; 6] =
-    [[1, 1, 1, 1], [2, 63, 2, 3], [1, 64, 1, 8], [3, 65, 2, 6], [2, 10, 6, 16], [1, 784, 12, 6]];
+/// B, N, H, P: ones; one below, at and above a tile of tokens; few and many prototypes; one below and above the prototypes
+/// that a block does together.
+const EDGES: [[usize; 4]; 10] = [
+    [1, 1, 1, 1],
+    [2, 63, 2, 3],
+    [1, 64, 1, 8],
+    [3, 65, 2, 6],
+    [2, 10, 6, 16],
+    [1, 127, 3, 7],
+    [1, 129, 1, 9],
+    [31, 2, 1, 1],
+    [3, 17, 2, 11],
+    [1, 197, 4, 5],
+];
 
 pub fn shape([batch, tokens, heads, prototypes]: [usize; 4]) -> Shape {
     Shape { batch, tokens, channels: 64 * heads, heads, prototypes }
@@ -39,6 +52,26 @@ impl On {
     pub fn all() -> Vec<Self> {
         let of = |gpu: Gpu| DType::ALL.map(|dtype| Self { stream: gpu.stream(), gpu: gpu.clone(), dtype });
         gpu_with_kernels().map_or(Vec::new(), |gpu| of(gpu).into())
+    }
+    /// Sizes of a test; behind those of the models, which may have fewer tokens, what they stand for: variants are chosen for
+    /// that.
+    pub fn sizes(&self) -> Vec<(Shape, Option<Shape>)> {
+        let model = |(i, (_, heads)): (usize, (_, usize))| {
+            let real = shape([1, PATCHES, heads, 6]);
+            let tokens = if i == 0 { PATCHES } else { rows(PATCHES, 65) };
+            dtypes(i).contains(&self.dtype).then_some((Shape { tokens, ..real }, Some(real)))
+        };
+        let edges = EDGES.into_iter().map(|of| (shape(of), None));
+        edges.chain(MODELS.into_iter().enumerate().filter_map(model)).collect()
+    }
+    /// What variants are chosen for.
+    pub fn machine(&self) -> Machine {
+        Machine::from(&self.gpu)
+    }
+    /// A check of these sizes.
+    pub fn checked(&self, op: &'static str, s: &Shape) -> Checked {
+        let Shape { batch, tokens, heads, prototypes, .. } = s;
+        Checked::new(op, self.dtype.name(), format!("{batch}x{tokens}x{heads}x{prototypes}"))
     }
     /// What rounding to the element type does.
     pub fn round(&self, x: f64) -> f64 {
@@ -143,8 +176,7 @@ pub fn gelu(x: f64) -> f64 {
 
 /// Passes if the error of `got` is at most twice that of `naive`, the same computation with rounded steps, and a floor.
 #[track_caller]
-pub fn as_good(what: &str, on: &On, got: &[f64], naive: &[f64], want: &[f64]) {
-    let (e, of) = (rel_err(got, want), rel_err(naive, want));
+pub fn as_good(checked: &mut Checked, what: &str, on: &On, got: &[f64], naive: &[f64], want: &[f64]) {
     let floor = 0.05 * on.dtype.epsilon() + 2e-6;
-    assert!(e <= 2.0 * of + floor, "{what} {}: error {e:.3e}, of a naive version {of:.3e}", on.dtype.name());
+    checked.within(what, rel_err(got, want), 2.0 * rel_err(naive, want) + floor);
 }

@@ -3,8 +3,8 @@
 use inp_former::ops::inp_coefficients::cuda::{Shape, VARIANTS, Weights, choose, forward};
 use inp_former::runtime::cuda::Buffer;
 
-use crate::ops::inp::{EPS, Held, On, SHAPES, as_good, dense, moments, shape};
-use crate::support::clean;
+use crate::ops::inp::{EPS, Held, On, as_good, dense, moments, shape};
+use crate::support::{clean, variants};
 
 struct Case {
     s: Shape,
@@ -62,18 +62,19 @@ impl Case {
 fn coefficients_match_f64_with_the_same_bits_for_every_variant_and_batch() {
     for on in On::all() {
         let dtype = on.dtype;
-        for of in SHAPES {
-            let case = Case::new(&on, shape(of));
-            let s = case.s;
-            let got = case.run(&on, choose(&s, 132), 0, s.batch);
+        for (s, real) in on.sizes() {
+            let (case, mut checked) = (Case::new(&on, s), on.checked("inp_coefficients", &s));
+            let chosen = real.map(|s| choose(dtype, &on.machine(), &s, None).unwrap());
+            let got = case.run(&on, chosen.unwrap_or(VARIANTS[0].name), 0, s.batch);
             let values: Vec<f64> = dtype.decode(&got).iter().map(|x| *x as f64).collect();
             let (want, naive) = (case.reference(&|x| x), case.reference(&|x| on.round(x)));
-            as_good(&format!("{of:?}"), &on, &values, &naive, &want);
-            for variant in VARIANTS {
-                assert!(case.run(&on, variant, 0, s.batch) == got, "{of:?} {variant} {}", dtype.name());
+            as_good(&mut checked, "coefficients", &on, &values, &naive, &want);
+            for variant in variants(chosen, VARIANTS.map(|v| v.name)) {
+                assert!(case.run(&on, variant, 0, s.batch) == got, "{s:?} {variant} {}", dtype.name());
+                checked.ran(variant);
             }
             for (i, image) in got.chunks_exact(got.len() / s.batch).enumerate() {
-                assert!(s.batch == 1 || case.run(&on, VARIANTS[0], i, 1) == image, "{of:?} image {i}");
+                assert!(s.batch == 1 || case.run(&on, VARIANTS[0].name, i, 1) == image, "{s:?} image {i}");
             }
         }
         clean(&on.gpu);
@@ -89,7 +90,7 @@ fn nan_stays_and_a_query_of_zero_gives_zero() {
         case.z.host[c + 7] = f64::NAN;
         let z = on.hold_elements(&case.z.host);
         case.z = z;
-        let rows: Vec<_> = dtype.decode(&case.run(&on, VARIANTS[0], 0, 1));
+        let rows: Vec<_> = dtype.decode(&case.run(&on, VARIANTS[0].name, 0, 1));
         for (i, row) in rows.chunks_exact(case.s.padded()).enumerate() {
             let (used, pads) = row.split_at(12);
             assert!(used.iter().all(|x| x.is_nan() == (i == 1)), "row {i}: {used:?}");
@@ -99,10 +100,10 @@ fn nan_stays_and_a_query_of_zero_gives_zero() {
         case.q = on.hold_elements(&vec![0.0; c * c]);
         case.colsum = on.hold_floats(&vec![0.0; c]);
         case.bias = on.hold_floats(&vec![0.0; c]);
-        let rows = dtype.decode(&case.run(&on, VARIANTS[1], 0, 1));
+        let rows = dtype.decode(&case.run(&on, VARIANTS[1].name, 0, 1));
         assert!(rows.iter().all(|x| *x == 0.0));
         let message = forward_with(&case, &on, "7x7").to_string();
-        assert!(message.contains("no variant 7x7; there are 64x64x64"), "{message}");
+        assert!(message.contains("no CUDA variant \"7x7\"; there are 64x64x64"), "{message}");
         clean(&on.gpu);
     }
 }

@@ -1,10 +1,13 @@
 //! `inp_decode`: both layers against f64 on the rounded inputs. GPU only.
 
-use inp_former::ops::inp_decode::cuda::{Output, Shape, VARIANTS, Weights, choose, choose_chunks, fc1, fc2};
+use inp_former::ops::inp_decode::cuda::{
+    Output, SPLITS, Shape, VARIANTS, Weights, choose, choose_fc1, fc1, fc2,
+};
+use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 
-use crate::ops::inp::{EPS, Held, On, SHAPES, as_good, dense, gelu, shape, statistics};
-use crate::support::{clean, close, uniform};
+use crate::ops::inp::{EPS, Held, On, as_good, dense, gelu, shape, statistics};
+use crate::support::{MACHINES, clean, close, uniform, variants};
 
 struct Case {
     s: Shape,
@@ -104,11 +107,11 @@ impl Case {
             floats: self.floats.each_ref().map(|f| on.hold_floats(&f.host)),
         }
     }
-    fn fc1(&self, on: &On, chunks: usize) -> Vec<u8> {
+    fn fc1(&self, on: &On, split: &str) -> Vec<u8> {
         let s = &self.s;
         let out = on.output_elements(s.batch * s.tokens * 4 * s.channels);
         let w = self.weights();
-        fc1(&on.stream, on.dtype, chunks, &out.inner, &self.coef.on, &w, s, EPS).unwrap();
+        fc1(&on.stream, on.dtype, split, &out.inner, &self.coef.on, &w, s, EPS).unwrap();
         on.bytes(&out)
     }
     /// z, statistics, sum.
@@ -167,18 +170,19 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 fn fc1_matches_f64_with_the_same_bits_for_every_split_and_batch() {
     for on in On::all() {
         let dtype = on.dtype;
-        for of in SHAPES {
-            let case = Case::new(&on, shape(of));
-            let s = case.s;
-            let got = case.fc1(&on, choose_chunks(&s, 132));
+        for (s, real) in on.sizes() {
+            let (case, mut checked) = (Case::new(&on, s), on.checked("inp_decode fc1", &s));
+            let chosen = real.map(|s| choose_fc1(dtype, &on.machine(), &s, None).unwrap());
+            let got = case.fc1(&on, chosen.unwrap_or("x1"));
             let values: Vec<f64> = dtype.decode(&got).iter().map(|x| *x as f64).collect();
             let (want, naive) = (case.fc1_reference(&|x| x), case.fc1_reference(&|x| on.round(x)));
-            as_good(&format!("{of:?}"), &on, &values, &naive, &want);
-            for chunks in [1, 3, 1000] {
-                assert!(case.fc1(&on, chunks) == got, "{of:?} {chunks} {}", dtype.name());
+            as_good(&mut checked, "hidden", &on, &values, &naive, &want);
+            for split in variants(chosen, SPLITS.map(|v| v.0)) {
+                assert!(case.fc1(&on, split) == got, "{s:?} {split} {}", dtype.name());
+                checked.ran(split);
             }
             for (i, image) in got.chunks_exact(got.len() / s.batch).enumerate() {
-                assert!(s.batch == 1 || case.image(&on, i).fc1(&on, 1) == image, "{of:?} image {i}");
+                assert!(s.batch == 1 || case.image(&on, i).fc1(&on, "x1") == image, "{s:?} image {i}");
             }
         }
         clean(&on.gpu);
@@ -189,15 +193,15 @@ fn fc1_matches_f64_with_the_same_bits_for_every_split_and_batch() {
 fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
     for on in On::all() {
         let dtype = on.dtype;
-        for of in SHAPES {
-            let case = Case::new(&on, shape(of));
-            let s = case.s;
-            let got = case.fc2(&on, choose(&s, 132), None);
-            let what = format!("{of:?} {}", dtype.name());
+        for (s, real) in on.sizes() {
+            let (case, mut checked) = (Case::new(&on, s), on.checked("inp_decode fc2", &s));
+            let chosen = real.map(|s| choose(dtype, &on.machine(), &s, None).unwrap());
+            let got = case.fc2(&on, chosen.unwrap_or(VARIANTS[0].name), None);
+            let what = format!("{s:?} {}", dtype.name());
             let want = case.fc2_reference();
             let naive: Vec<f64> = want.iter().map(|x| on.round(*x)).collect();
             let z: Vec<f64> = dtype.decode(&got[0]).iter().map(|x| *x as f64).collect();
-            as_good(&what, &on, &z, &naive, &want);
+            as_good(&mut checked, "z", &on, &z, &naive, &want);
             close(&what, &floats(&got[2]), &want, 2e-6);
             let (mean, m2): (Vec<f32>, Vec<f32>) =
                 z.chunks_exact(32).map(statistics).map(|[a, b]| (a, b)).unzip();
@@ -206,15 +210,15 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
             close(&format!("{what} M2"), &part(1), &m2, 1e-5);
             let sum = floats(&got[2]);
             let other = uniform("other", &[sum.len()], 0.0, 1.0).data;
-            // The emulator takes its time for ViT-B's sizes: one variant there.
-            for variant in if s.channels > 400 { &VARIANTS[2..] } else { &VARIANTS } {
+            for variant in variants(chosen, VARIANTS.map(|v| v.name)) {
                 assert!(case.fc2(&on, variant, None) == got, "{what} {variant}");
+                checked.ran(variant);
                 let added = case.fc2(&on, variant, Some(&other));
                 let both: Vec<f32> = other.iter().zip(&sum).map(|(a, b)| a + b).collect();
                 assert!(floats(&added[2]) == both && added[..2] == got[..2], "{what} {variant}, added");
             }
             for i in 0..if s.batch > 1 { s.batch } else { 0 } {
-                for (one, all) in case.image(&on, i).fc2(&on, VARIANTS[0], None).iter().zip(&got) {
+                for (one, all) in case.image(&on, i).fc2(&on, VARIANTS[0].name, None).iter().zip(&got) {
                     assert!(one == &all[i * one.len()..][..one.len()], "{what} image {i}");
                 }
             }
@@ -226,7 +230,18 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
 #[test]
 fn columns_are_split_so_that_the_gpu_is_full() {
     let base = |batch| shape([batch, 784, 12, 6]);
-    assert_eq!(choose_chunks(&base(1), 132), 3);
-    assert!(choose_chunks(&base(32), 132) >= 8);
-    assert_eq!([1, 32].map(|b| choose(&base(b), 132)), ["64x64x64", "128x128x32"]);
+    let dtype = DType::Bf16;
+    for m in MACHINES {
+        let columns = |batch| {
+            let name = choose_fc1(dtype, &m, &base(batch), None).unwrap();
+            SPLITS.iter().find(|v| v.0 == name).unwrap().1
+        };
+        assert!((2..=6).contains(&columns(1)) && columns(32) >= 8, "{m:?}: {} {}", columns(1), columns(32));
+        let tiles = [1, 32].map(|b| choose(dtype, &m, &base(b), None).unwrap());
+        assert_eq!(tiles, ["64x128x64", "128x128x32"], "{m:?}");
+    }
+    let m = &MACHINES[0];
+    assert_eq!(choose_fc1(dtype, m, &base(1), Some("x12")).unwrap(), "x12");
+    let e = choose_fc1(dtype, m, &base(1), Some("x5")).unwrap_err().to_string();
+    assert!(e.contains("inp_decode_fc1 has no CUDA variant \"x5\"; there are x1, x2"), "{e}");
 }

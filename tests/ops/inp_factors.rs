@@ -2,12 +2,8 @@
 
 use inp_former::ops::inp_factors::cuda::{Factors, Shape, VARIANTS, Weights, choose, forward};
 
-use crate::ops::inp::{EPS, Held, On, as_good, dense, normal, shape};
-use crate::support::clean;
-
-/// B, J, H, P.
-const SHAPES: [[usize; 4]; 6] =
-    [[1, 1, 1, 1], [2, 3, 2, 3], [1, 2, 1, 8], [3, 2, 2, 6], [2, 1, 6, 16], [1, 1, 12, 6]];
+use crate::ops::inp::{EPS, Held, On, as_good, dense, normal};
+use crate::support::{clean, variants};
 
 struct Case {
     s: Shape,
@@ -25,9 +21,9 @@ struct Case {
 type Parts = [Vec<f64>; 5];
 
 impl Case {
-    fn new(on: &On, [batch, blocks, heads, prototypes]: [usize; 4]) -> Self {
-        let s = shape([batch, 1, heads, prototypes]);
-        let (c, j) = (s.channels, blocks);
+    fn new(on: &On, s: Shape, blocks: usize) -> Self {
+        let Shape { batch, channels: c, heads, prototypes, .. } = s;
+        let j = blocks;
         let root = (3.0 / c as f64).sqrt();
         // Symmetric, as a product of a matrix with itself is.
         let middle = on.elements("m", j * c * c, 0.0, root).host;
@@ -149,24 +145,26 @@ impl Case {
 fn factors_match_f64_with_the_same_bits_for_every_variant_and_batch() {
     for on in On::all() {
         let dtype = on.dtype;
-        for of in SHAPES {
-            let case = Case::new(&on, of);
-            let s = case.s;
-            let bytes = case.run(&on, choose(s.batch * s.prototypes), 0, s.batch);
+        for (i, (s, real)) in on.sizes().into_iter().enumerate() {
+            // One to three decoder blocks.
+            let (case, mut checked) = (Case::new(&on, s, 1 + i % 3), on.checked("inp_factors", &s));
+            let chosen = real.map(|s| choose(dtype, &on.machine(), &s, case.blocks, None).unwrap());
+            let bytes = case.run(&on, chosen.unwrap_or(VARIANTS[0].0), 0, s.batch);
             let (want, naive) = (case.reference(&|x| x), case.reference(&|x| on.round(x)));
             let got = case.parts(&on, &bytes);
             for (i, name) in ["keys", "VW", "VA", "Gram", "linear"].into_iter().enumerate() {
-                as_good(&format!("{of:?} {name}"), &on, &got[i], &naive[i], &want[i]);
+                as_good(&mut checked, name, &on, &got[i], &naive[i], &want[i]);
             }
-            for variant in VARIANTS {
-                assert!(case.run(&on, variant, 0, s.batch) == bytes, "{of:?} {variant} {}", dtype.name());
+            for variant in variants(chosen, VARIANTS.map(|v| v.0)) {
+                assert!(case.run(&on, variant, 0, s.batch) == bytes, "{s:?} {variant} {}", dtype.name());
+                checked.ran(variant);
             }
             for image in 0..if s.batch > 1 { s.batch } else { 0 } {
                 for (part, all) in case.run(&on, "x1", image, 1).iter().zip(&bytes) {
                     let one = part.len() / case.blocks;
                     for (j, x) in part.chunks_exact(one).enumerate() {
                         let at = (j * s.batch + image) * one;
-                        assert!(x == &all[at..at + one], "{of:?} image {image}");
+                        assert!(x == &all[at..at + one], "{s:?} image {image}");
                     }
                 }
             }

@@ -15,16 +15,19 @@ use crate::ops::inp_factors::cuda as inp_factors;
 use crate::ops::linear::cuda::{self as linear, Epilogue, Fused, Groups, Norm, Output};
 use crate::ops::patch_embed::cuda as patch_embed;
 use crate::runtime::DType;
-use crate::runtime::cuda::{Arena, Buffer, Stream, asked};
+use crate::runtime::cuda::{Arena, Buffer, Stream};
 
 /// Stems whose variant `INP_KERNEL` may choose.
-pub const STEMS: [&str; 7] =
-    ["patch_embed", "linear", "attention", "inp_extract", "inp_factors", "inp_coefficients", "inp_decode"];
-
-/// The variant that was asked for, or else the chosen one.
-fn variant(stem: &str, chosen: &str) -> String {
-    asked(stem).unwrap_or_else(|| chosen.into())
-}
+pub const STEMS: [&str; 8] = [
+    "patch_embed",
+    "linear",
+    "attention",
+    "inp_extract",
+    "inp_factors",
+    "inp_coefficients",
+    "inp_decode_fc1",
+    "inp_decode",
+];
 
 /// Rows of elements and the statistics that a LayerNorm behind them needs.
 struct Rows {
@@ -177,8 +180,9 @@ impl Workspace {
             Pixels::Crops(p) => (patch_embed::Input::U8(p), &m.patch_u8),
             Pixels::Tensors(p) => (patch_embed::Input::F32(p), &m.patch_f32),
         };
-        let variant = variant("patch_embed", patch_embed::choose(&shape, s.gpu().sms() as usize));
-        patch_embed::forward(s, m.dtype, &variant, &out, input, &patch.w, &patch.table, &shape)
+        let asked = s.gpu().asked("patch_embed");
+        let variant = patch_embed::choose(m.dtype, &s.gpu().into(), &shape, asked.as_deref())?;
+        patch_embed::forward(s, m.dtype, variant, &out, input, &patch.w, &patch.table, &shape)
     }
 
     /// One encoder block; its output joins the group that it belongs to, the last one's makes f.
@@ -196,8 +200,9 @@ impl Workspace {
         self.linear(s, m, rows, &self.rounded.x, &b.qkv, norm, only(&self.qkv))?;
         let shape =
             attention::Shape { batch: self.shape.batch, tokens: rows / self.shape.batch, heads: cfg.heads };
-        let variant = attention::choose(m.dtype, &s.gpu().into(), &shape, asked("attention").as_deref())?;
-        attention::forward(s, m.dtype, variant.name, &self.attended, &self.qkv, &shape)?;
+        let asked = s.gpu().asked("attention");
+        let variant = attention::choose(m.dtype, &s.gpu().into(), &shape, asked.as_deref())?;
+        attention::forward(s, m.dtype, variant, &self.attended, &self.qkv, &shape)?;
         self.linear(s, m, rows, &self.attended, &b.proj, None, stream())?;
         let gelu = Epilogue { gelu: true, ..only(&self.hidden) };
         self.linear(s, m, rows, &self.rounded.x, &b.fc1, norm, gelu)?;
@@ -234,9 +239,9 @@ impl Workspace {
         let norm = norm.zip(w.colsum.as_ref()).map(|((stats, eps), colsum)| Norm { stats, colsum, eps });
         let epilogue = Epilogue { norm, bias: Some(&w.bias), ..epilogue };
         let shape = linear::Shape { rows, outputs: w.n, inputs: w.k };
-        let variant =
-            linear::choose(m.dtype, &s.gpu().into(), &shape, epilogue.gelu, asked("linear").as_deref())?;
-        linear::forward(s, m.dtype, variant.name, &epilogue, x, &w.w, &shape)
+        let asked = s.gpu().asked("linear");
+        let variant = linear::choose(m.dtype, &s.gpu().into(), &shape, epilogue.gelu, asked.as_deref())?;
+        linear::forward(s, m.dtype, variant, &epilogue, x, &w.w, &shape)
     }
 
     /// f → I.
@@ -256,8 +261,9 @@ impl Workspace {
             fc2_bias: &e.fc2.bias,
         };
         let (f, work, shape) = (&self.fused, &self.extract, &self.shape);
-        let variant = variant("inp_extract", inp_extract::choose(shape.batch * shape.prototypes));
-        inp_extract::forward(s, m.dtype, &variant, &self.inp, work, &f.x, &f.stats, &weights, shape, EPS.1)
+        let asked = s.gpu().asked("inp_extract");
+        let variant = inp_extract::choose(m.dtype, &s.gpu().into(), shape, asked.as_deref())?;
+        inp_extract::forward(s, m.dtype, variant, &self.inp, work, &f.x, &f.stats, &weights, shape, EPS.1)
     }
 
     /// I → what every decoder block needs of it.
@@ -271,9 +277,9 @@ impl Workspace {
             cross: &f.cross,
             scale: &f.scale,
         };
-        let chosen = inp_extract::choose(self.shape.batch * self.shape.prototypes);
-        let variant = variant("inp_factors", chosen);
-        inp_factors::forward(s, m.dtype, &variant, &self.factors, &self.inp, &weights, &self.shape, EPS.1)
+        let (shape, asked) = (&self.shape, s.gpu().asked("inp_factors"));
+        let variant = inp_factors::choose(m.dtype, &s.gpu().into(), shape, m.decode.len(), asked.as_deref())?;
+        inp_factors::forward(s, m.dtype, variant, &self.factors, &self.inp, &weights, shape, EPS.1)
     }
 
     /// f → the decoder's stream.
@@ -289,14 +295,15 @@ impl Workspace {
     /// One decoder block; its output joins the group that it belongs to.
     fn decode(&self, s: &Stream, m: &Weights, j: usize) -> Result<()> {
         let (cfg, b, f, shape) = (&m.config, &m.decode[j], &self.factors, &self.shape);
-        let sms = s.gpu().sms() as usize;
+        let (gpu, machine) = (s.gpu(), s.gpu().into());
         let colsum = b.q.colsum.as_ref().expect("the query is behind a LayerNorm");
         let weights = inp_coefficients::Weights { q: &b.q.w, colsum, bias: &b.q.bias };
-        let tile = variant("inp_coefficients", inp_coefficients::choose(shape, sms));
+        let asked = gpu.asked("inp_coefficients");
+        let tile = inp_coefficients::choose(m.dtype, &machine, shape, asked.as_deref())?;
         let keys = f.of(&f.keys, j)?;
         let (z, stats) = (&self.z.x, &self.z.stats);
         let coef = &self.coef;
-        inp_coefficients::forward(s, m.dtype, &tile, coef, z, stats, &keys, &weights, shape, EPS.1)?;
+        inp_coefficients::forward(s, m.dtype, tile, coef, z, stats, &keys, &weights, shape, EPS.1)?;
         let weights = inp_decode::Weights {
             va: &f.of(&f.va, j)?,
             vw: &f.of(&f.vw, j)?,
@@ -309,8 +316,9 @@ impl Workspace {
             fc2_bias: &b.fc2.bias,
         };
         let hidden = &self.decoder_hidden;
-        let chunks = inp_decode::choose_chunks(shape, sms);
-        inp_decode::fc1(s, m.dtype, chunks, hidden, coef, &weights, shape, EPS.1)?;
+        let asked = gpu.asked("inp_decode_fc1");
+        let split = inp_decode::choose_fc1(m.dtype, &machine, shape, asked.as_deref())?;
+        inp_decode::fc1(s, m.dtype, split, hidden, coef, &weights, shape, EPS.1)?;
         // Outputs are taken in reverse, so the last block counts as the first.
         let of = |j: usize| {
             let i = m.decode.len() - 1 - j;
@@ -319,7 +327,8 @@ impl Workspace {
         let g = of(j);
         let accumulate = (0..j).any(|earlier| of(earlier) == g);
         let out = inp_decode::Output { z, stats, sum: &self.decoded_of[g], accumulate };
-        let tile = variant("inp_decode", inp_decode::choose(shape, sms));
-        inp_decode::fc2(s, m.dtype, &tile, &out, hidden, coef, &weights, shape)
+        let asked = gpu.asked("inp_decode");
+        let tile = inp_decode::choose(m.dtype, &machine, shape, asked.as_deref())?;
+        inp_decode::fc2(s, m.dtype, tile, &out, hidden, coef, &weights, shape)
     }
 }

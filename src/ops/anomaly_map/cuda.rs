@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{SIDE, axis_matrix};
 use crate::error::{Error, Result};
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Gpu, Stream};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Gpu, Stream, Work};
 
 /// Most groups of layers.
 pub const GROUPS: usize = 8;
@@ -126,7 +126,10 @@ fn launch(
         unused: 0,
     };
     let grid = [rows.div_ceil(WARPS) as u32, maps as u32, 1];
-    let kernel = stream.gpu().kernel(&format!("anomaly_map_fwd_{variant}_f32"))?;
+    let n = rows * s.channels * e.len();
+    let work =
+        Work::new(&[rows, s.channels, e.len()], 6 * n, 4 * (n + d.iter().map(Buffer::len).sum::<usize>()));
+    let kernel = stream.gpu().kernel(&format!("anomaly_map_fwd_{variant}_f32"))?.doing(work);
     kernel.launch(stream, Geometry { grid, block: 32 * WARPS as u32, shared: 0 }, &params)
 }
 
@@ -228,6 +231,9 @@ pub fn post(
     };
     let grid = [(SIDE / STRIP) as u32, batch as u32, 1];
     let shared = (4 * STRIP * bands.side).max(LIST) as u32;
-    let kernel = stream.gpu().kernel("anomaly_map_fwd_post_f32")?;
+    let (cells, pixels) = (batch * groups * bands.side * bands.side, batch * SIDE * SIDE);
+    let flop = 2 * bands.width * (SIDE * bands.side * batch + pixels);
+    let work = Work::new(&[batch, groups, bands.side], flop, 4 * (cells + pixels));
+    let kernel = stream.gpu().kernel("anomaly_map_fwd_post_f32")?.doing(work);
     kernel.launch(stream, Geometry { grid, block: THREADS, shared }, &params)
 }

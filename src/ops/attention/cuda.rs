@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream};
+use crate::runtime::cuda::cost::{Candidate, Cost, named, pick};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 /// Sizes of a call; a head has 64 channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +44,6 @@ impl Variant {
     const fn new(name: &'static str, rows: usize, warps: usize, registers: usize) -> Self {
         Self { name, rows, warps, registers }
     }
-    /// The variant of that name.
-    pub fn named(dtype: DType, name: &str) -> Result<&'static Self> {
-        variants(dtype).iter().find(|v| v.name == name).ok_or_else(|| {
-            let all: Vec<_> = variants(dtype).iter().map(|v| v.name).collect();
-            let (dtype, all) = (dtype.name(), all.join(", "));
-            Error::usage(format!("attention has no CUDA variant \"{name}\" for {dtype}; there are {all}"))
-        })
-    }
     /// Whether a warp has 32 rows, one tile after the other; else 16, and the next tile's scores ahead.
     fn wide(&self) -> bool {
         self.rows == 32 * self.warps
@@ -80,54 +73,32 @@ pub fn variants(dtype: DType) -> &'static [Variant] {
     }
 }
 
-/// Predicted clock cycles of a launch.
-///
-/// Blocks come in rounds of as many as all multiprocessors hold. In a round a tile of 64 keys costs each multiprocessor what its
-/// blocks together ask of the busiest unit (tensor cores, shared memory, second-level cache) and a quarter of the rest, but no
-/// less than one warp needs on its own.
-pub fn cycles(v: &Variant, dtype: DType, m: &Machine, s: &Shape) -> f64 {
-    // Cycles of an mma of 2048 MAC on a quarter of a multiprocessor; bytes a cycle from the second-level cache.
-    let (mma, cache) = match m.arch {
-        80 => (8.0, 35.0),
-        90 => (6.5, 42.0),
-        _ => (16.0, 16.0),
-    };
+/// What each variant would take; a step is a tile of 64 keys.
+pub fn candidates(dtype: DType, m: &Machine, s: &Shape) -> Vec<Candidate> {
     let wide = dtype.bytes() as f64 / 2.0;
-    let (rows, warps) = (v.rows as f64, v.warps as f64);
-    // In steps of 16 rows: 64 mma a tile, of half the MAC and half the rate for tf32.
-    let mma = mma * wide * wide;
+    // Half the MAC and half the rate for tf32.
+    let mma = m.mma() * wide * wide;
     let copied = 2.0 * 64.0 * 64.0 * dtype.bytes() as f64;
-    let tensor = rows / 16.0 * 64.0 * mma / 4.0;
-    let shared = warps * 128.0 * wide + copied / 128.0;
-    // 32 or 64 of 2^x at 8 cycles a warp, overlapped with the next scores or not, and the waits.
-    let alone = if v.wide() { 128.0 * mma + 64.0 * 8.0 + 300.0 } else { 64.0 * mma + 32.0 * 4.0 + 300.0 };
-
-    let registers = 65_536 / (v.registers.next_multiple_of(8) * 32 * v.warps);
-    let held = registers.min((m.shared + 1024) / (v.shared(dtype) + 1024)).max(1);
-    let blocks = s.batch * s.heads * s.tokens.div_ceil(v.rows);
-    let round = |blocks: usize| {
-        let n = blocks as f64;
-        let units = [n * tensor, n * shared, n * copied / cache];
-        let busiest = units.iter().copied().fold(0.0, f64::max);
-        alone.max(busiest + (units.iter().sum::<f64>() - busiest) / 4.0)
+    let cost = |v: &Variant| Cost {
+        blocks: s.batch * s.heads * s.tokens.div_ceil(v.rows),
+        warps: v.warps,
+        registers: v.registers,
+        shared: v.shared(dtype),
+        steps: s.tokens.div_ceil(64) as f64,
+        // 64 mma for every 16 rows.
+        mma: v.rows as f64 / 16.0 * 64.0 * wide * wide,
+        wavefronts: v.warps as f64 * 128.0 * wide + copied / 128.0,
+        copied,
+        // 32 or 64 of 2^x at 8 cycles a warp, overlapped with the next scores or not, and the waits.
+        alone: if v.wide() { 128.0 * mma + 64.0 * 8.0 + 300.0 } else { 64.0 * mma + 32.0 * 4.0 + 300.0 },
+        ..Cost::default()
     };
-    let (rounds, rest) = (blocks / (m.sms * held), blocks % (m.sms * held));
-    let last = if rest == 0 { 0.0 } else { round(rest.div_ceil(m.sms)) };
-    s.tokens.div_ceil(64) as f64 * (rounds as f64 * round(held) + last)
+    variants(dtype).iter().map(|v| Candidate::new(v.name, cost(v))).collect()
 }
 
-/// The variant with the fewest predicted cycles among those that the GPU can run, or the one that is asked for.
-///
-/// Errors: an unknown one.
-pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static Variant> {
-    if let Some(name) = asked {
-        return Variant::named(dtype, name);
-    }
-    let fits = variants(dtype).iter().filter(|v| v.shared(dtype) <= m.shared);
-    let best = fits.min_by(|a, b| cycles(a, dtype, m, s).total_cmp(&cycles(b, dtype, m, s)));
-    best.ok_or_else(|| {
-        Error::Device(format!("attention: no CUDA variant fits {} bytes of shared memory", m.shared))
-    })
+/// The fastest variant, or the one that is asked for: see [`pick`].
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static str> {
+    pick("attention", m, &candidates(dtype, m, s), asked)
 }
 
 /// qkv `(B·T, 3C)` of the element type, columns q, k, v, a head's 64 together, q holding 1/8·log2(e) → out `(B·T, C)`,
@@ -142,7 +113,7 @@ pub fn forward(
     qkv: &Buffer<u8>,
     s: &Shape,
 ) -> Result<()> {
-    let v = Variant::named(dtype, variant)?;
+    let v = named("attention", variants(dtype), |v| v.name, variant)?;
     let Shape { batch, tokens, heads } = *s;
     // Offsets within an image are counted in 32 bits of 16 bytes.
     if batch * tokens * heads == 0 || tokens.saturating_mul(heads) >> 26 > 0 {
@@ -154,7 +125,8 @@ pub fn forward(
     for (tensor, buffer, parts) in [("qkv", qkv, 3), ("out", out, 1)] {
         buffer.expect("attention", tensor, bytes * parts)?;
     }
-    let kernel = stream.gpu().kernel(&format!("attention_fwd_{}_{}", v.name, dtype.name()))?;
+    let work = Work::new(&[batch, tokens, heads], 256 * batch * heads * tokens * tokens, 4 * bytes);
+    let kernel = stream.gpu().kernel(&format!("attention_fwd_{}_{}", v.name, dtype.name()))?.doing(work);
     let grid = [tokens.div_ceil(v.rows), heads, batch].map(|n| n as u32);
     let geometry = Geometry { grid, block: 32 * v.warps as u32, shared: v.shared(dtype) as u32 };
     let params = Params { qkv: qkv.ptr(), out: out.ptr(), tokens: tokens as i32, heads: heads as i32 };

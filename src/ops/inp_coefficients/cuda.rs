@@ -2,10 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 pub use crate::ops::inp_extract::cuda::Shape;
+use crate::ops::linear::cuda::tile::{Tile, tile};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
+use crate::runtime::cuda::cost::{Candidate, Cost, pick};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 /// The query's folded weights of one block.
 #[derive(Clone, Copy)]
@@ -39,16 +41,30 @@ struct Params {
     unused: i32,
 }
 
-/// Tiles of rows x columns x K (in 16-bit elements). Same bits.
-pub const VARIANTS: [&str; 3] = ["64x64x64", "128x64x64", "128x128x32"];
-/// Rows, columns, bytes of K and stages of each.
-const TILES: [[usize; 4]; 3] = [[64, 64, 128, 3], [128, 64, 128, 3], [128, 128, 64, 3]];
+const OP: &str = "inp_coefficients";
 
-/// The variant for a GPU of `sms` multiprocessors: the largest tile that gives every one of them a block.
-pub fn choose(s: &Shape, sms: usize) -> &'static str {
-    let blocks = |[m, n, ..]: [usize; 4]| (s.batch * s.tokens).div_ceil(m) * s.channels.div_ceil(n);
-    let i = (0..TILES.len()).rev().find(|i| blocks(TILES[*i]) >= sms).unwrap_or(0);
-    VARIANTS[i]
+/// Kernels of this stem; a warp has 64 columns, a head. All give the same bits.
+pub const VARIANTS: [Tile; 3] = [
+    tile("64x64x64", [64, 64, 128], 3, [4, 1], 96),
+    tile("128x64x64", [128, 64, 128], 3, [4, 1], 152),
+    tile("128x128x32", [128, 128, 64], 3, [4, 2], 145),
+];
+
+/// What each variant would take.
+pub fn candidates(dtype: DType, m: &Machine, s: &Shape) -> Vec<Candidate> {
+    let k = s.channels * dtype.bytes();
+    // For each element the norm and its share of P products.
+    let instructions = 8.0 + 2.0 * s.prototypes as f64;
+    let cost = |v: &Tile| Cost {
+        bytes: (s.channels * k) as f64,
+        ..v.cost(m, v.tiles(s.batch * s.tokens, s.channels), k, instructions)
+    };
+    VARIANTS.iter().map(|v| Candidate::new(v.name, cost(v))).collect()
+}
+
+/// The fastest variant, or the one that is asked for: see [`pick`].
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static str> {
+    pick(OP, m, &candidates(dtype, m, s), asked)
 }
 
 /// z `(B·N, C)` of the element type with its rows' statistics `(B·N, C/32)`, keys `(B, H, P, 64)` of the block → out:
@@ -68,7 +84,6 @@ pub fn forward(
     s: &Shape,
     eps: f32,
 ) -> Result<()> {
-    const OP: &str = "inp_coefficients";
     s.check(OP, dtype)?;
     let (c, e, rows) = (s.channels, dtype.bytes(), s.batch * s.tokens);
     let elements: [(_, &Buffer<u8>, _); 3] =
@@ -78,7 +93,7 @@ pub fn forward(
         [("keys", keys, s.batch * s.prototypes * c), ("colsum", w.colsum, c), ("bias", w.bias, c)];
     floats.iter().try_for_each(|(name, b, n)| b.expect(OP, name, *n))?;
     stats.expect(OP, "stats", rows * c / 32)?;
-    let [m, n, line, stages] = tile(OP, &VARIANTS, &TILES, variant)?;
+    let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Params {
         z: z.ptr(),
         stats: stats.ptr(),
@@ -96,34 +111,12 @@ pub fn forward(
         eps,
         unused: 0,
     };
-    // Four warps down, 64 columns each; the slabs that results may pass through are not used here but counted.
-    let shared = shared(m, n, line, stages, 4, n / 64);
-    let kernel = stream.gpu().kernel(&format!("inp_coefficients_fwd_{variant}_{}", dtype.name()))?;
-    let grid = [rows.div_ceil(m) as u32, c.div_ceil(n) as u32, 1];
-    kernel.launch(stream, Geometry { grid, block: 2 * n as u32, shared }, &params)
-}
-
-/// The sizes of a variant.
-pub(in crate::ops) fn tile<const K: usize>(
-    op: &'static str,
-    names: &[&str],
-    tiles: &[[usize; K]],
-    variant: &str,
-) -> Result<[usize; K]> {
-    let found = names.iter().position(|n| *n == variant).map(|i| tiles[i]);
-    found
-        .ok_or_else(|| Error::Usage(format!("{op} has no variant {variant}; there are {}", names.join(", "))))
-}
-
-/// `Gemm::SHARED` of kernels/gemm.cuh.
-pub(in crate::ops) fn shared(
-    m: usize,
-    n: usize,
-    line: usize,
-    stages: usize,
-    down: usize,
-    across: usize,
-) -> u32 {
-    let slabs = down * across * 16 * (n / across + 8) * 4;
-    (stages * (m + n) * line).max(slabs) as u32
+    let flop = 2 * rows * c * (c + s.prototypes);
+    let work = Work::new(&[rows, c, s.prototypes], flop, (rows * (c + s.padded()) + c * c) * e);
+    let name = format!("inp_coefficients_fwd_{variant}_{}", dtype.name());
+    let kernel = stream.gpu().kernel(&name)?.doing(work);
+    let grid = [rows.div_ceil(v.rows) as u32, c.div_ceil(v.columns) as u32, 1];
+    // The slabs that results may pass through are not used here but counted.
+    let geometry = Geometry { grid, block: v.threads() as u32, shared: v.shared() as u32 };
+    kernel.launch(stream, geometry, &params)
 }

@@ -2,11 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::error::{Error, Result};
-use crate::ops::inp_coefficients::cuda::{shared, tile};
+use crate::error::Result;
 pub use crate::ops::inp_extract::cuda::Shape;
+use crate::ops::linear::cuda::tile::{Tile, tile};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
+use crate::runtime::cuda::cost::{Candidate, Cost, named, pick};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 /// Folded weights of one block, and its part of the images' factors (`inp_factors`).
 #[derive(Clone, Copy)]
@@ -77,41 +78,73 @@ struct Fc2Params {
     accumulate: i32,
 }
 
-/// Variants of `fc2`: tiles of rows x columns x K (in 16-bit elements). Same bits.
-pub const VARIANTS: [&str; 3] = ["64x64x64", "64x128x64", "128x128x32"];
-/// Rows, columns, bytes of K and stages of each.
-const TILES: [[usize; 4]; 3] = [[64, 64, 128, 3], [64, 128, 128, 3], [128, 128, 64, 3]];
+/// Kernels of `fc2`. All give the same bits.
+pub const VARIANTS: [Tile; 3] = [
+    tile("64x64x64", [64, 64, 128], 3, [2, 2], 96),
+    tile("64x128x64", [64, 128, 128], 3, [2, 2], 166),
+    tile("128x128x32", [128, 128, 64], 3, [2, 2], 240),
+];
 /// Tile of `fc1`.
 const FC1: usize = 64;
+/// Variants of `fc1`: how many times 64 columns a block does after its rows' variance. All give the same bits.
+pub const SPLITS: [(&str, usize); 9] =
+    [("x1", 1), ("x2", 2), ("x3", 3), ("x4", 4), ("x6", 6), ("x8", 8), ("x12", 12), ("x16", 16), ("x32", 32)];
 
-/// The variant of `fc2` for a GPU of `sms` multiprocessors: the largest tile that gives every one of them a block.
-pub fn choose(s: &Shape, sms: usize) -> &'static str {
-    let blocks = |[m, n, ..]: [usize; 4]| s.batch * s.tokens.div_ceil(m) * s.channels.div_ceil(n);
-    let i = (0..TILES.len()).rev().find(|i| blocks(TILES[*i]) >= sms).unwrap_or(0);
-    VARIANTS[i]
-}
-
-/// How many times 64 columns a block of `fc1` does after its rows' variance, which costs about as much as 64 columns: what
-/// keeps the busiest of `sms` multiprocessors least long, one block alone there counting half as much again, since nothing
-/// hides its waits.
-pub fn choose_chunks(s: &Shape, sms: usize) -> usize {
-    let (rows, all) = (s.batch * s.tokens.div_ceil(FC1), 4 * s.channels / FC1);
-    let cost = |chunks: &usize| {
-        let blocks = (rows * all.div_ceil(*chunks)).div_ceil(sms);
-        2 * blocks.max(1) * (1 + chunks) * if blocks < 2 { 3 } else { 2 }
+/// What each variant of `fc2` would take.
+pub fn candidates(dtype: DType, m: &Machine, s: &Shape) -> Vec<Candidate> {
+    let k = (4 * s.channels + s.padded()) * dtype.bytes();
+    let cost = |v: &Tile| Cost {
+        bytes: (s.channels * k) as f64,
+        ..v.cost(m, s.batch * v.tiles(s.tokens, s.channels), k, 14.0)
     };
-    (1..=all).min_by_key(cost).unwrap_or(1)
+    VARIANTS.iter().map(|v| Candidate::new(v.name, cost(v))).collect()
 }
 
-/// hidden `(B·N, 4C)` of the element type, assigned, from the coefficients `(B·N, HPK)`. `chunks`: see [`choose_chunks`];
-/// any gives the same bits.
+/// The fastest variant of `fc2`, or the one that is asked for: see [`pick`].
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static str> {
+    pick("inp_decode", m, &candidates(dtype, m, s), asked)
+}
+
+/// What each split of `fc1` would take. A step is 64 columns; the variance before them takes about as long as one.
+pub fn fc1_candidates(dtype: DType, m: &Machine, s: &Shape) -> Vec<Candidate> {
+    let bytes = s.padded() * dtype.bytes();
+    let (side, depth, all) = (FC1 as f64, bytes as f64 / 32.0, 4 * s.channels / FC1);
+    let copied = side * bytes as f64;
+    let step = Cost {
+        warps: 4,
+        registers: 96,
+        shared: 3 * FC1 * bytes,
+        mma: side / 16.0 * side / 8.0 * depth,
+        wavefronts: 64.0 * depth + copied / 128.0,
+        copied,
+        arithmetic: side * side * 22.0,
+        before: 1000.0,
+        bytes: (s.batch * all * FC1 * bytes) as f64,
+        ..Cost::default()
+    };
+    let cost = |columns: usize| Cost {
+        blocks: s.batch * s.tokens.div_ceil(FC1) * all.div_ceil(columns),
+        steps: 1.0 + columns.min(all) as f64,
+        // Its warps go in step, so that nothing hides behind anything.
+        alone: step.mma * m.mma() / 4.0 + step.wavefronts + step.arithmetic / m.lanes(),
+        ..step
+    };
+    SPLITS.iter().map(|(name, columns)| Candidate::new(name, cost(*columns))).collect()
+}
+
+/// The fastest split of `fc1`, or the one that is asked for: see [`pick`].
+pub fn choose_fc1(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static str> {
+    pick("inp_decode_fc1", m, &fc1_candidates(dtype, m, s), asked)
+}
+
+/// hidden `(B·N, 4C)` of the element type, assigned, from the coefficients `(B·N, HPK)`, in one of [`SPLITS`].
 ///
-/// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.
+/// Errors: sizes that do not fit together or that the kernels do not take, an unknown split; launches that fail.
 #[allow(clippy::too_many_arguments)]
 pub fn fc1(
     stream: &Stream,
     dtype: DType,
-    chunks: usize,
+    split: &str,
     hidden: &Buffer<u8>,
     coef: &Buffer<u8>,
     w: &Weights,
@@ -131,9 +164,7 @@ pub fn fc1(
     w.gram_scale.expect(OP, "gram_scale", s.batch * hpk)?;
     w.fc1_scaled.expect(OP, "fc1_scaled", 4 * c)?;
     w.fc1_shift.expect(OP, "fc1_shift", 4 * c)?;
-    if chunks == 0 {
-        return Err(Error::Usage(format!("{OP}: a block does no columns")));
-    }
+    let chunks = named(OP, &SPLITS, |v| v.0, split)?.1;
     let params = Fc1Params {
         coef: coef.ptr(),
         va: w.va.ptr(),
@@ -151,13 +182,15 @@ pub fn fc1(
     };
     let grid = [s.tokens.div_ceil(FC1), (4 * c / FC1).div_ceil(chunks), s.batch].map(|n| n as u32);
     let shared = (3 * FC1 * hpk * e) as u32;
-    let kernel = stream.gpu().kernel(&format!("inp_decode_fwd_fc1_{}", dtype.name()))?;
+    let elements = rows * (hpk + 4 * c) + s.batch * (4 * c + 2 * hpk) * hpk;
+    let work = Work::new(&[rows, 4 * c, hpk], 2 * rows * hpk * (4 * c + hpk), elements * e);
+    let kernel = stream.gpu().kernel(&format!("inp_decode_fwd_fc1_{}", dtype.name()))?.doing(work);
     kernel.launch(stream, Geometry { grid, block: 128, shared }, &params)
 }
 
 /// z = \[hidden, coef\]·\[W2, VW\]ᵀ + bias, as `out` says.
 ///
-/// Errors: as [`fc1`], and an unknown variant.
+/// Errors: as [`fc1`].
 #[allow(clippy::too_many_arguments)]
 pub fn fc2(
     stream: &Stream,
@@ -183,7 +216,7 @@ pub fn fc2(
     w.fc2_bias.expect(OP, "fc2_bias", c)?;
     out.sum.expect(OP, "sum", rows * c)?;
     out.stats.expect(OP, "stats", rows * c / 32)?;
-    let [m, n, line, stages] = tile(OP, &VARIANTS, &TILES, variant)?;
+    let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Fc2Params {
         hidden: hidden.ptr(),
         coef: coef.ptr(),
@@ -198,7 +231,12 @@ pub fn fc2(
         padded: hpk as i32,
         accumulate: out.accumulate.into(),
     };
-    let kernel = stream.gpu().kernel(&format!("inp_decode_fwd_fc2_{variant}_{}", dtype.name()))?;
-    let grid = [s.tokens.div_ceil(m), c.div_ceil(n), s.batch].map(|n| n as u32);
-    kernel.launch(stream, Geometry { grid, block: 128, shared: shared(m, n, line, stages, 2, 2) }, &params)
+    let k = 4 * c + hpk;
+    let elements = rows * (k + c) + 4 * c * c + s.batch * c * hpk;
+    let work = Work::new(&[rows, c, k], 2 * rows * c * k, elements * e + 4 * rows * c);
+    let name = format!("inp_decode_fwd_fc2_{variant}_{}", dtype.name());
+    let kernel = stream.gpu().kernel(&name)?.doing(work);
+    let grid = [s.tokens.div_ceil(v.rows), c.div_ceil(v.columns), s.batch].map(|n| n as u32);
+    let geometry = Geometry { grid, block: v.threads() as u32, shared: v.shared() as u32 };
+    kernel.launch(stream, geometry, &params)
 }

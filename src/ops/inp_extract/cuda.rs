@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Stream};
+use crate::runtime::cuda::cost::{Candidate, Cost, named, pick};
+use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 /// Sizes that the four INP stems share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,17 +140,51 @@ struct Params {
     unused: i32,
 }
 
-/// Variants of the products of a few rows: rows that share a reading of the weights. Same bits.
-pub const VARIANTS: [&str; 2] = ["x1", "x4"];
+/// Variants of the products of a few rows (kernels/rows.cuh), how many rows share a reading of the weights, and registers of a
+/// thread. All give the same bits.
+pub const VARIANTS: [(&str, usize, usize); 2] = [("x1", 8, 48), ("x4", 32, 64)];
 
-/// The variant for `rows` = B·P rows.
-pub fn choose(rows: usize) -> &'static str {
-    VARIANTS[usize::from(rows > 8)]
+/// Rows of a block of a variant.
+pub(in crate::ops) fn rows_of(op: &str, variant: &str) -> Result<usize> {
+    named(op, &VARIANTS, |v| v.0, variant).map(|v| v.1)
 }
 
-/// Rows of a block of a variant: 8 for each step of its number.
-pub(in crate::ops) fn rows_of(variant: &str) -> usize {
-    if variant == "x1" { 8 } else { 32 }
+/// What each variant would take for B·P rows times matrices of (outputs, inputs). A step is 512 bytes of K, 64 a warp.
+pub(in crate::ops) fn few_rows(dtype: DType, rows: usize, products: &[[usize; 2]]) -> Vec<Candidate> {
+    let of = |(name, of, registers): (&'static str, usize, usize)| {
+        let cost = |[outputs, inputs]: [usize; 2]| {
+            let (k, tiles) = (inputs * dtype.bytes(), of as f64 / 8.0);
+            Cost {
+                blocks: outputs / 16 * rows.div_ceil(of),
+                warps: 8,
+                registers,
+                shared: of / 8 * 4608,
+                steps: k as f64 / 512.0,
+                mma: 8.0 * 2.0 * tiles,
+                copied: 512.0 * (16 + rows.min(of)) as f64,
+                // Four steps are on their way at once.
+                alone: 200.0,
+                before: 1000.0,
+                // The warps' sums are added.
+                after: 128.0 * tiles * 10.0,
+                bytes: (outputs * k) as f64,
+                ..Cost::default()
+            }
+        };
+        Candidate { name, launches: products.iter().copied().map(cost).collect() }
+    };
+    VARIANTS.into_iter().map(of).collect()
+}
+
+/// What the products of each variant would take; the pooling before them has one kernel.
+pub fn candidates(dtype: DType, s: &Shape) -> Vec<Candidate> {
+    let c = s.channels;
+    few_rows(dtype, s.batch * s.prototypes, &[[c, c], [c, c], [4 * c, c], [c, 4 * c]])
+}
+
+/// The fastest variant, or the one that is asked for: see [`pick`].
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static str> {
+    pick("inp_extract", m, &candidates(dtype, s), asked)
 }
 
 /// f `(B·N, C)` of the element type and the statistics of its rows `(B·N, C/32)` → out: I `(B, P, C)`, assigned.
@@ -226,17 +261,21 @@ pub fn forward(
         eps,
         unused: 0,
     };
-    let launch = |name: &str, grid: [usize; 3], block, shared: usize| {
+    let launch = |name: &str, grid: [usize; 3], block, shared: usize, work: Work| {
         let grid = grid.map(|n| n as u32);
-        let kernel = stream.gpu().kernel(&format!("inp_extract_fwd_{name}_{}", dtype.name()))?;
+        let kernel = stream.gpu().kernel(&format!("inp_extract_fwd_{name}_{}", dtype.name()))?.doing(work);
         kernel.launch(stream, Geometry { grid, block, shared: shared as u32 }, &params)
     };
-    launch("pool", [splits, hpk / 16, s.batch], 128, 0)?;
-    let of = rows_of(variant);
-    for (stage, columns, shared) in
-        [("value", c, 4 * of * splits), ("proj", c, 0), ("fc1", 4 * c, 0), ("fc2", c, 0)]
+    let pooled = tokens * c * e * (hpk / 16) + hpk * c * e + s.batch * splits * hpk * c * 4;
+    let work = Work::new(&[tokens, hpk, c], 4 * tokens * hpk * c, pooled);
+    launch("pool", [splits, hpk / 16, s.batch], 128, 0, work)?;
+    let of = rows_of(OP, variant)?;
+    for (stage, columns, k, shared) in
+        [("value", c, c, 4 * of * splits), ("proj", c, c, 0), ("fc1", 4 * c, c, 0), ("fc2", c, 4 * c, 0)]
     {
-        launch(&format!("{stage}_{variant}"), [columns / 16, rows.div_ceil(of), 1], 256, shared)?;
+        let elements = columns * k + rows * (columns + k);
+        let work = Work::new(&[rows, columns, k], 2 * rows * columns * k, elements * e);
+        launch(&format!("{stage}_{variant}"), [columns / 16, rows.div_ceil(of), 1], 256, shared, work)?;
     }
     Ok(())
 }

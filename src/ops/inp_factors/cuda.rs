@@ -3,10 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
-use crate::ops::inp_extract::cuda::rows_of;
-pub use crate::ops::inp_extract::cuda::{Shape, VARIANTS, choose};
+pub use crate::ops::inp_extract::cuda::{Shape, VARIANTS};
+use crate::ops::inp_extract::cuda::{few_rows, rows_of};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Stream};
+use crate::runtime::cuda::cost::{Candidate, pick};
+use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 /// Folded weights of J blocks, one after the other.
 #[derive(Clone, Copy)]
@@ -66,6 +67,22 @@ impl Factors {
         let len = buffer.len() / self.blocks;
         buffer.part(j * len, len)
     }
+}
+
+/// What the keys and values of J blocks would take in each variant; the products behind them have one kernel.
+pub fn candidates(dtype: DType, s: &Shape, blocks: usize) -> Vec<Candidate> {
+    few_rows(dtype, s.batch * s.prototypes, &[[blocks * 2 * s.channels, s.channels]])
+}
+
+/// The fastest variant, or the one that is asked for: see [`pick`].
+pub fn choose(
+    dtype: DType,
+    m: &Machine,
+    s: &Shape,
+    blocks: usize,
+    asked: Option<&str>,
+) -> Result<&'static str> {
+    pick("inp_factors", m, &candidates(dtype, s, blocks), asked)
 }
 
 /// Mirrors `InpFactorsParams` of kernels/inp_factors.cu.
@@ -158,14 +175,20 @@ pub fn forward(
         eps,
         unused: 0,
     };
-    let launch = |name: &str, grid: [usize; 2], shared: usize| {
-        let kernel = stream.gpu().kernel(&format!("inp_factors_fwd_{name}_{}", dtype.name()))?;
+    let launch = |name: &str, grid: [usize; 2], shared: usize, work: Work| {
+        let kernel = stream.gpu().kernel(&format!("inp_factors_fwd_{name}_{}", dtype.name()))?.doing(work);
         let grid = [grid[0] as u32, grid[1] as u32, 1];
         kernel.launch(stream, Geometry { grid, block: 256, shared: shared as u32 }, &params)
     };
-    let rows = (s.batch * p).div_ceil(rows_of(variant));
-    launch(&format!("kv_{variant}"), [j * 2 * c / 16, rows], 0)?;
+    let rows = (s.batch * p).div_ceil(rows_of(OP, variant)?);
+    let (inputs, outputs) = (s.batch * p, j * 2 * c);
+    let bytes = outputs * c * e + inputs * (c + outputs) * 4;
+    let work = Work::new(&[inputs, outputs, c], 2 * inputs * outputs * c, bytes);
+    launch(&format!("kv_{variant}"), [outputs / 16, rows], 0, work)?;
     let units = j * s.heads + (j * 5 * c).div_ceil(128);
     let shared = (128 * hpk * e).max(4 * p * (68 * s.heads + hpk + 64));
-    launch("products", [s.batch * units, 1], shared)
+    // Products with 5C rows, and the Gram matrix through the middle's blocks of 64 x 64.
+    let flop = 2 * items * p * (5 * c * c + c * c + p * s.heads * c);
+    let bytes = j * c * c * (5 * e + 4) + items * hpk * (5 * c + 2 * hpk) * e;
+    launch("products", [s.batch * units, 1], shared, Work::new(&[items, 5 * c, hpk], flop, bytes))
 }

@@ -1,16 +1,18 @@
 //! Linear layers on a GPU, one launch each: kernels/linear.cu.
 
 pub mod epilogue;
-mod tile;
+pub(in crate::ops) mod tile;
 
 use bytemuck::{Pod, Zeroable};
 
 pub use epilogue::{Epilogue, Fused, Groups, Norm, Output};
-pub use tile::{VARIANTS, Variant, choose, cycles};
+pub use tile::Tile;
+use tile::tile;
 
 use crate::error::{Error, Result};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
+use crate::runtime::cuda::cost::{Candidate, Cost, pick};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 const OP: &str = "linear";
 
@@ -74,7 +76,7 @@ pub fn forward(
 ) -> Result<()> {
     shape.check()?;
     let Shape { rows, outputs, inputs } = *shape;
-    let v = Variant::named(variant)?;
+    let v = Tile::named(OP, &VARIANTS, variant)?;
     x.expect(OP, "x", rows * inputs * dtype.bytes())?;
     w.expect(OP, "w", outputs * inputs * dtype.bytes())?;
     let epilogue = epilogue.raw(dtype, shape)?;
@@ -87,17 +89,44 @@ pub fn forward(
         inputs: inputs as u32,
         unused: 0,
     };
-    let kernel = stream.gpu().kernel(&format!("linear_fwd_{}_{}", v.name, dtype.name()))?;
-    kernel.launch(stream, v.geometry(shape), &params)
+    let (flop, elements) = (2 * rows * outputs * inputs, (rows + outputs) * inputs + rows * outputs);
+    let work = Work::new(&[rows, outputs, inputs], flop, elements * dtype.bytes());
+    let kernel = stream.gpu().kernel(&format!("linear_fwd_{}_{}", v.name, dtype.name()))?.doing(work);
+    // Blocks in groups of up to eight rows of tiles: a group's blocks share their rows of x, neighbours their tile of w.
+    let tiles = rows.div_ceil(v.rows);
+    let groups = tiles.div_ceil(8);
+    let grid = [tiles.div_ceil(groups), outputs.div_ceil(v.columns), groups].map(|n| n as u32);
+    kernel.launch(stream, Geometry { grid, block: v.threads() as u32, shared: shared(v) as u32 }, &params)
 }
 
-/// A buffer of `len` elements where `wanted` are needed.
-impl Variant {
-    /// Blocks in groups of up to eight rows of tiles: a group's blocks share their rows of x, neighbours their tile of w.
-    fn geometry(&self, s: &Shape) -> Geometry {
-        let tiles = s.rows.div_ceil(self.rows);
-        let groups = tiles.div_ceil(8);
-        let grid = [tiles.div_ceil(groups), s.outputs.div_ceil(self.columns), groups].map(|n| n as u32);
-        Geometry { grid, block: 32 * self.warps as u32, shared: self.shared() as u32 }
-    }
+/// Kernels of this stem. All give the same bits.
+pub const VARIANTS: [Tile; 7] = [
+    tile("128x256x64", [128, 256, 128], 2, [2, 4], 240),
+    tile("128x128x64", [128, 128, 128], 3, [2, 2], 240),
+    tile("128x128x32", [128, 128, 64], 3, [2, 2], 240),
+    tile("128x64x64", [128, 64, 128], 3, [2, 2], 160),
+    tile("64x128x64", [64, 128, 128], 3, [2, 2], 160),
+    tile("64x64x64", [64, 64, 128], 3, [2, 2], 96),
+    tile("32x64x64", [32, 64, 128], 4, [2, 2], 64),
+];
+
+/// Bytes of shared memory of a block: the stages, then mean and deviation of the rows.
+fn shared(v: &Tile) -> usize {
+    v.shared() + 8 * v.rows
+}
+
+/// What each variant would take.
+pub fn candidates(dtype: DType, m: &Machine, s: &Shape, gelu: bool) -> Vec<Candidate> {
+    let (k, instructions) = (s.inputs * dtype.bytes(), if gelu { 22.0 } else { 10.0 });
+    let cost = |v: &Tile| Cost {
+        shared: shared(v),
+        bytes: (s.outputs * k) as f64,
+        ..v.cost(m, v.tiles(s.rows, s.outputs), k, instructions)
+    };
+    VARIANTS.iter().map(|v| Candidate::new(v.name, cost(v))).collect()
+}
+
+/// The fastest variant, or the one that is asked for: see [`pick`].
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, gelu: bool, asked: Option<&str>) -> Result<&'static str> {
+    pick(OP, m, &candidates(dtype, m, s, gelu), asked)
 }

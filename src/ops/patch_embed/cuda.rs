@@ -4,8 +4,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::model::config::PATCH;
+use crate::ops::linear::cuda::tile::{Tile, tile};
 use crate::runtime::DType;
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Stream};
+use crate::runtime::cuda::cost::{Candidate, Cost, pick};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
 /// Numbers of a patch, and what rows of weights are padded to.
 const K: usize = 3 * PATCH * PATCH;
@@ -83,16 +85,31 @@ struct Params {
     unused: u32,
 }
 
-/// Tiles of rows x columns. Same bits.
-pub const VARIANTS: [&str; 2] = ["64x64", "128x128"];
-/// Side, threads and stages of each.
-const TILES: [(usize, u32, usize); 2] = [(64, 128, 3), (128, 256, 2)];
+/// Kernels of this stem: rows x columns. All give the same bits.
+pub const VARIANTS: [Tile; 2] =
+    [tile("64x64", [64, 64, 128], 3, [2, 2], 126), tile("128x128", [128, 128, 128], 2, [2, 4], 162)];
 
-/// The variant for a GPU of `sms` multiprocessors: the largest tile that gives every one of them a block.
-pub fn choose(s: &Shape, sms: usize) -> &'static str {
-    let blocks = |side: usize| (s.batch * s.tokens()).div_ceil(side) * s.channels.div_ceil(side);
-    let i = (0..TILES.len()).rev().find(|i| blocks(TILES[*i].0) >= sms).unwrap_or(0);
-    VARIANTS[i]
+/// Bytes of shared memory of a block: the stages, and the places of a tile's rows in the pictures.
+fn shared(v: &Tile) -> usize {
+    v.staged() + 4 * v.rows
+}
+
+/// What each variant would take.
+pub fn candidates(dtype: DType, m: &Machine, s: &Shape) -> Vec<Candidate> {
+    let k = STRIDE * dtype.bytes();
+    let cost = |v: &Tile| Cost {
+        shared: shared(v),
+        bytes: (s.channels * k) as f64,
+        // Each pair of pixels is placed, loaded, converted and stored by a lane.
+        arithmetic: v.rows as f64 * 32.0 / dtype.bytes() as f64 / 2.0 * 8.0,
+        ..v.cost(m, v.tiles(s.batch * s.tokens(), s.channels), k, 14.0)
+    };
+    VARIANTS.iter().map(|v| Candidate::new(v.name, cost(v))).collect()
+}
+
+/// The fastest variant, or the one that is asked for: see [`pick`].
+pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Result<&'static str> {
+    pick(OP, m, &candidates(dtype, m, s), asked)
 }
 
 /// Weights `(C, 588)` as kernels take them: rows padded with zeros. In the order of the input: (y, x, channel) of 8-bit
@@ -128,13 +145,7 @@ pub fn forward(
     out.x.expect(OP, "x", rows * c)?;
     out.copy.expect(OP, "copy", rows * c * dtype.bytes())?;
     out.stats.expect(OP, "stats", rows * c / 32)?;
-    let Some(i) = VARIANTS.iter().position(|v| *v == variant) else {
-        return Err(Error::usage(format!(
-            "{OP} has no variant {variant}; there are {}",
-            VARIANTS.join(", ")
-        )));
-    };
-    let (tile, block, stages) = TILES[i];
+    let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Params {
         from,
         weight: weight.ptr(),
@@ -149,9 +160,11 @@ pub fn forward(
         channels: c as u32,
         unused: 0,
     };
-    let grid = [c.div_ceil(tile) as u32, rows.div_ceil(tile) as u32, 1];
-    // The stages, and the places of a tile's rows in the pictures.
-    let shared = (stages * 2 * tile * 128 + 4 * tile) as u32;
-    let kernel = stream.gpu().kernel(&format!("patch_embed_fwd_{kind}_{variant}_{}", dtype.name()))?;
+    let grid = [c.div_ceil(v.columns) as u32, rows.div_ceil(v.rows) as u32, 1];
+    let (block, shared) = (v.threads() as u32, shared(v) as u32);
+    let (read, written) = (pixels * if kind == "u8" { 1 } else { 4 }, rows * c * (4 + dtype.bytes()));
+    let work = Work::new(&[rows, c, K], 2 * rows * c * K, read + c * STRIDE * dtype.bytes() + written);
+    let name = format!("patch_embed_fwd_{kind}_{variant}_{}", dtype.name());
+    let kernel = stream.gpu().kernel(&name)?.doing(work);
     kernel.launch(stream, Geometry { grid, block, shared }, &params)
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{ImageView, PixelFormat, Plan, Taps, crop_offset};
 use crate::error::{Error, Result};
-use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Gpu, Stream};
+use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Gpu, Stream, Work};
 
 /// What all frames of a batch look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,9 @@ impl Cropper {
             let threads = p.outputs as usize * (p.other as usize).div_ceil(EACH);
             let grid = [threads.div_ceil(THREADS) as u32, 1, r.batch as u32];
             let geometry = Geometry { grid, block: THREADS as u32, shared: 0 };
-            self.gpu.kernel(pass.kernel)?.launch(stream, geometry, &p)?;
+            let bytes = (p.from_image + p.to_image) as usize * r.batch;
+            let work = Work::new(&[r.batch, p.outputs as usize, p.other as usize], 0, bytes);
+            self.gpu.kernel(pass.kernel)?.doing(work).launch(stream, geometry, &p)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUjit_opti
 use super::buffer::{Arena, Buffer, Memory, Pinned};
 use super::driver::{check, init, is_emulated, load_emulated};
 use super::image::{IMAGES, Image, choose};
-use super::kernel::{Function, Geometry, Kernel};
+use super::kernel::{Function, Geometry, Kernel, Work, asked_in};
 use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
 
@@ -24,9 +24,7 @@ struct Inner {
     context: sys::CUcontext,
     stream: sys::CUstream,
     name: String,
-    arch: u32,
-    sms: u32,
-    shared_optin: u32,
+    machine: Machine,
     emulated: bool,
     blocking: bool,
     /// By the address of their image.
@@ -34,10 +32,12 @@ struct Inner {
     kernels: Mutex<HashMap<(usize, String), Arc<Function>>>,
     /// While [`Gpu::watch`] runs: every launch, its start and its end.
     watched: Mutex<Option<Seen>>,
+    /// What [`Gpu::ask`] asks for.
+    asked: Mutex<Option<String>>,
 }
 
-/// Kernels, how they were launched, and the events around each.
-type Seen = Vec<(String, Geometry, [Event; 2])>;
+/// Kernels, how and for what they were launched, and the events around each.
+type Seen = Vec<(String, Geometry, Work, [Event; 2])>;
 
 /// A launch that [`Gpu::watch`] saw.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Watched {
     pub kernel: String,
     /// How it was launched.
     pub geometry: Geometry,
+    /// What for.
+    pub work: Work,
     /// Microseconds by the GPU's clock from the event before it to the one behind it.
     pub us: f64,
 }
@@ -64,11 +66,41 @@ pub struct Machine {
     pub sms: usize,
     /// Most bytes of shared memory of a block; a multiprocessor has 1 KiB more.
     pub shared: usize,
+    /// Highest clock.
+    pub clock_mhz: u32,
+    /// Of device memory.
+    pub bandwidth_gbs: u32,
 }
 
 impl From<&Gpu> for Machine {
     fn from(gpu: &Gpu) -> Self {
-        Self { arch: gpu.arch(), sms: gpu.sms() as usize, shared: gpu.shared_optin() as usize }
+        gpu.0.machine
+    }
+}
+
+impl Machine {
+    /// What is said of a machine without a GPU.
+    pub const A100: Self = Self { arch: 80, sms: 108, shared: 166_912, clock_mhz: 1410, bandwidth_gbs: 2039 };
+
+    /// Cycles of an mma of 2048 MAC on a quarter of a multiprocessor.
+    pub fn mma(&self) -> f64 {
+        match self.arch {
+            80 => 8.0,
+            90 => 6.5,
+            _ => 16.0,
+        }
+    }
+    /// Bytes a cycle that a multiprocessor gets from the second-level cache when all ask.
+    pub fn cache(&self) -> f64 {
+        match self.arch {
+            80 => 35.0,
+            90 => 42.0,
+            _ => 16.0,
+        }
+    }
+    /// Lanes of a multiprocessor that do f32 arithmetic.
+    pub fn lanes(&self) -> f64 {
+        if self.arch == 80 { 64.0 } else { 128.0 }
     }
 }
 
@@ -115,8 +147,22 @@ impl Gpu {
                 "cuda:{ordinal} ({name}) is too old: it is sm_{arch}, and these kernels need sm_80 (Ampere) or newer"
             )));
         }
-        let sms = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let shared_optin = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        // Thousands of cycles a second; memory moves data twice in a cycle. A driver that does not say is given some value:
+        // only predictions differ.
+        let [clock, memory, bus] = [
+            Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE,
+            Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE,
+            Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH,
+        ]
+        .map(|a| attribute(a).unwrap_or(0));
+        let or = |value: u64, other: u32| if value == 0 { other } else { value as u32 };
+        let machine = Machine {
+            arch,
+            sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+            shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+            clock_mhz: or(clock as u64 / 1000, Machine::A100.clock_mhz),
+            bandwidth_gbs: or(u64::from(memory) * u64::from(bus) / 4_000_000, Machine::A100.bandwidth_gbs),
+        };
         // SAFETY: the pointer is to a local; `Inner::drop` releases what is retained here.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, what)?;
         let mut inner = Inner {
@@ -125,14 +171,13 @@ impl Gpu {
             context,
             stream: std::ptr::null_mut(),
             name,
-            arch,
-            sms,
-            shared_optin,
+            machine,
             emulated: is_emulated(),
             blocking: std::env::var_os("INP_CUDA_BLOCKING").is_some_and(|v| v == "1"),
             modules: Mutex::default(),
             kernels: Mutex::default(),
             watched: Mutex::default(),
+            asked: Mutex::default(),
         };
         inner.bind()?;
         inner.stream = super::stream::create()?;
@@ -157,10 +202,18 @@ impl Gpu {
         let seen = self.watched().take().unwrap_or_default();
         let done = done?;
         self.synchronize()?;
-        let timed = |(kernel, geometry, [start, end]): (_, _, [Event; 2])| {
-            Ok(Watched { kernel, geometry, us: 1e3 * f64::from(end.since(&start)?) })
+        let timed = |(kernel, geometry, work, [start, end]): (_, _, _, [Event; 2])| {
+            Ok(Watched { kernel, geometry, work, us: 1e3 * f64::from(end.since(&start)?) })
         };
         Ok((done, seen.into_iter().map(timed).collect::<Result<_>>()?))
+    }
+    /// Variants to use from now on instead of those that `INP_KERNEL` asks for, in the same words: for profiles.
+    pub fn ask(&self, variants: Option<String>) {
+        *self.0.asked.lock().unwrap_or_else(|e| e.into_inner()) = variants;
+    }
+    /// The variant of this stem that [`Gpu::ask`] or else `INP_KERNEL` asks for.
+    pub fn asked(&self, stem: &str) -> Option<String> {
+        asked_in(self.0.asked.lock().unwrap_or_else(|e| e.into_inner()).clone(), stem)
     }
     pub(super) fn watched(&self) -> MutexGuard<'_, Option<Seen>> {
         self.0.watched.lock().unwrap_or_else(|e| e.into_inner())
@@ -175,15 +228,15 @@ impl Gpu {
     }
     /// Architecture: 80 is sm_80.
     pub fn arch(&self) -> u32 {
-        self.0.arch
+        self.0.machine.arch
     }
     /// Streaming multiprocessors.
     pub fn sms(&self) -> u32 {
-        self.0.sms
+        self.0.machine.sms as u32
     }
     /// Most bytes of shared memory that a block can have.
     pub fn shared_optin(&self) -> u32 {
-        self.0.shared_optin
+        self.0.machine.shared as u32
     }
     /// Whether the driver is the emulator.
     pub fn is_emulated(&self) -> bool {

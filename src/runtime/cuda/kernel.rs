@@ -30,11 +30,35 @@ impl fmt::Display for Geometry {
     }
 }
 
-/// The variant that `INP_KERNEL=stem=variant,stem=variant…` asks for.
-pub fn asked(stem: &str) -> Option<String> {
-    let text = std::env::var("INP_KERNEL").ok()?;
+/// What a launch is for: profiles tell launches apart by it and hold their times beside a roofline.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Sizes in words.
+    pub shape: String,
+    /// Multiply-adds count twice.
+    pub flop: f64,
+    /// Bytes of operands and results.
+    pub bytes: f64,
+}
+
+impl Work {
+    /// Sizes are written with × between them.
+    pub fn new(sizes: &[usize], flop: usize, bytes: usize) -> Self {
+        let shape = sizes.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        Self { shape, flop: flop as f64, bytes: bytes as f64 }
+    }
+}
+
+/// The variant of this stem that `INP_KERNEL=stem=variant,stem=variant…` asks for; `instead`, if given, is read in its place.
+pub(super) fn asked_in(instead: Option<String>, stem: &str) -> Option<String> {
+    let text = instead.or_else(|| std::env::var("INP_KERNEL").ok())?;
     let mut pairs = text.split(',').filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == stem).map(|(_, variant)| variant.into())
+}
+
+/// The variant of this stem that `INP_KERNEL` asks for.
+pub fn asked(stem: &str) -> Option<String> {
+    asked_in(None, stem)
 }
 
 /// Errors: `INP_KERNEL` is not a list of `stem=variant` of these stems.
@@ -104,11 +128,16 @@ impl Function {
 pub struct Kernel {
     gpu: Gpu,
     function: Arc<Function>,
+    work: Work,
 }
 
 impl Kernel {
     pub(super) fn new(gpu: &Gpu, function: Arc<Function>) -> Self {
-        Self { gpu: gpu.clone(), function }
+        Self { gpu: gpu.clone(), function, work: Work::default() }
+    }
+    /// The same with what its launches are for.
+    pub fn doing(self, work: Work) -> Self {
+        Self { work, ..self }
     }
     /// Its name.
     pub fn name(&self) -> &str {
@@ -179,15 +208,17 @@ impl Kernel {
                     none,
                 )
             };
+            let watched = timed.is_some();
             if let (Some(events), CUresult::CUDA_SUCCESS) = (timed, code) {
                 stream.record(&events[1])?;
                 if let Some(seen) = &mut *self.gpu.watched() {
-                    seen.push((f.name.clone(), geometry, events));
+                    seen.push((f.name.clone(), geometry, self.work.clone(), events));
                 }
             }
             if code != CUresult::CUDA_SUCCESS {
                 reason(code)
-            } else if self.gpu.is_blocking() && !stream.is_capturing()? {
+            } else if self.gpu.is_blocking() && !stream.is_capturing()? || watched && self.gpu.is_emulated() {
+                // The emulator's report then has the launches in the order that they are watched in.
                 return stream.synchronize().map_err(|e| failed(e.to_string()));
             } else {
                 return Ok(());

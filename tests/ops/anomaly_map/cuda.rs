@@ -4,7 +4,7 @@ use inp_former::ops::anomaly_map::cuda::{Bands, GROUPS, Maps, Shape, distances, 
 use inp_former::ops::anomaly_map::{SIDE, axis_matrix, score};
 use inp_former::runtime::cuda::{Buffer, Gpu};
 
-use crate::support::{Guarded, clean, gpu_with_kernels, random};
+use crate::support::{Checked, Guarded, MODELS, PATCHES, clean, gpu_with_kernels, random};
 
 fn cosine_distance(a: &[f64], d: &[f64]) -> f64 {
     let dot = |a: &[f64], d: &[f64]| a.iter().zip(d).map(|(a, d)| a * d).sum::<f64>();
@@ -12,12 +12,13 @@ fn cosine_distance(a: &[f64], d: &[f64]) -> f64 {
     1.0 - dot(a, d) / (norm(a) * norm(d))
 }
 
-fn close(what: &str, got: &[f32], want: &[f64], tol: f64) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let err = (*got as f64 - want).abs();
-        assert!(err <= tol, "{what}: {i} is {got}, not {want}");
-    }
+/// A kernel's results at these sizes are within 1e-6.
+fn close(kernel: &str, case: String, got: &[f32], want: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{kernel} {case}");
+    let mut checked = Checked::new("anomaly_map", "f32", case);
+    checked.ran(kernel);
+    let errors = got.iter().zip(want).map(|(got, want)| (*got as f64 - want).abs());
+    checked.within(kernel, errors.fold(0.0, |m, e| if e <= m { m } else { e }), 1e-6);
 }
 
 /// G groups of features `(B, N, C)`, and others near them.
@@ -35,19 +36,18 @@ fn upload(gpu: &Gpu, x: &[Vec<f32>]) -> Vec<Buffer<f32>> {
     x.iter().map(|x| gpu.upload(x).unwrap()).collect()
 }
 
-const SHAPES: [(usize, usize, usize, usize, usize); 6] = [
-    (1, 1, 64, 1, 1),
-    (2, 7, 64, 2, 6),
-    (1, 8, 128, 2, 3),
-    (3, 9, 384, 2, 6),
-    (1, 17, 768, 3, 16),
-    (1, 5, 1024, 8, 2),
-];
+/// B, N, C, G, P: around the eight rows of a block, most groups, and the models' sizes.
+fn shapes() -> Vec<(usize, usize, usize, usize, usize)> {
+    let edges =
+        [(1, 1, 64, 1, 1), (2, 7, 64, 2, 6), (1, 8, 128, 2, 3), (1, 17, 192, 3, 16), (3, 3, 64, 8, 2)];
+    let models = MODELS.map(|(_, heads)| (1, PATCHES, 64 * heads, 2, 6));
+    edges.into_iter().chain(models).collect()
+}
 
 #[test]
 fn distances_match_f64() {
     let Some(gpu) = gpu_with_kernels() else { return };
-    for (batch, tokens, channels, groups, _) in SHAPES {
+    for (batch, tokens, channels, groups, _) in shapes() {
         let s = Shape { batch, tokens, channels };
         let [e, d] = features(&s, groups);
         let native = Guarded::<f32>::new(&gpu, batch * groups * tokens);
@@ -60,7 +60,12 @@ fn distances_match_f64() {
             let at = (b * tokens + n) * channels..(b * tokens + n + 1) * channels;
             want.push(cosine_distance(&wide(&e[g][at.clone()]), &wide(&d[g][at])));
         }
-        close(&format!("{s:?}"), &native.read(&gpu.stream()), &want, 1e-6);
+        close(
+            "distances",
+            format!("{batch}x{tokens}x{channels}x{groups}"),
+            &native.read(&gpu.stream()),
+            &want,
+        );
     }
     clean(&gpu);
 }
@@ -68,7 +73,7 @@ fn distances_match_f64() {
 #[test]
 fn nearest_prototypes_match_f64() {
     let Some(gpu) = gpu_with_kernels() else { return };
-    for (batch, tokens, channels, groups, count) in SHAPES {
+    for (batch, tokens, channels, groups, count) in shapes() {
         let s = Shape { batch, tokens, channels };
         let [e, _] = features(&s, groups);
         let prototypes = random("prototypes", &[batch, count, channels]).data;
@@ -86,7 +91,7 @@ fn nearest_prototypes_match_f64() {
             all.fold(f64::INFINITY, f64::min)
         };
         let want: Vec<f64> = (0..batch * tokens).map(best).collect();
-        close(&format!("{s:?}"), &native.read(&gpu.stream()), &want, 1e-6);
+        close("nearest", format!("{batch}x{tokens}x{channels}x{groups}"), &native.read(&gpu.stream()), &want);
     }
     clean(&gpu);
 }
@@ -147,7 +152,7 @@ fn maps_match_f64() {
             let half: Vec<f64> = (0..SIDE * side).map(|i| row(i / side, i % side)).collect();
             let pixel = |y: usize, x: usize| (0..side).map(|k| half[y * side + k] * m[x * side + k]).sum();
             let want: Vec<f64> = (0..SIDE * SIDE).map(|i| pixel(i / SIDE, i % SIDE)).collect();
-            close(&format!("{side} to {crop}"), map, &want, 1e-6);
+            close("post", format!("{side} to {crop}"), map, &want);
             assert_eq!(scores[b].to_bits(), score(map, 0.01).unwrap().to_bits(), "{side} to {crop}");
         }
     }

@@ -1,6 +1,6 @@
 //! `attention` on a GPU against f64 on the rounded inputs, every variant, around every tile and at the model's size.
 
-use inp_former::ops::attention::cuda::{self, Shape, Variant};
+use inp_former::ops::attention::cuda::{self, Shape};
 use inp_former::runtime::DType;
 use inp_former::runtime::cuda::{Gpu, Machine};
 
@@ -70,25 +70,25 @@ fn largest(x: &[f64], y: &[f64]) -> f64 {
 }
 
 /// Every variant: the same bits, at most twice the error of the plain way. Gives the bytes back.
-fn check(gpu: &Gpu, dtype: DType, s: &Shape, qkv: &[f32], variants: &[Variant]) -> Vec<u8> {
+fn check(gpu: &Gpu, dtype: DType, s: &Shape, qkv: &[f32], variants: &[&str]) -> Vec<u8> {
     let what = format!("{}x{}x{} {}", s.batch, s.tokens, s.heads, dtype.name());
+    let mut checked = Checked::new("attention", dtype.name(), &what[..what.rfind(' ').unwrap()]);
     let (exact, plain) = references(dtype, s, qkv);
     let mut bits: Option<Vec<u8>> = None;
     for v in variants {
-        let y = run(gpu, dtype, v.name, s, qkv);
-        assert!(
-            bits.as_ref().is_none_or(|b| *b == y),
-            "{what}: {} has other bits than {}",
-            v.name,
-            variants[0].name
-        );
+        let y = run(gpu, dtype, v, s, qkv);
+        assert!(bits.as_ref().is_none_or(|b| *b == y), "{what}: {v} has other bits than {}", variants[0]);
+        checked.ran(v);
         bits = Some(y);
     }
     let bits = bits.unwrap();
     let y: Vec<f64> = dtype.decode(&bits).iter().map(|x| *x as f64).collect();
-    let (err, tol) = (largest(&y, &exact), 2.0 * largest(&plain, &exact) + 1e-6);
-    assert!(err <= tol, "{what}: error {err:e}, allowed {tol:e}");
+    checked.within("out", largest(&y, &exact), 2.0 * largest(&plain, &exact) + 1e-6);
     bits
+}
+
+fn names(dtype: DType) -> Vec<&'static str> {
+    cuda::variants(dtype).iter().map(|v| v.name).collect()
 }
 
 #[test]
@@ -98,17 +98,34 @@ fn every_variant_has_the_same_bits_and_a_plain_kernels_error() {
         for [batch, tokens, heads] in [
             [1, 1, 1],
             [2, 2, 2],
+            [1, 31, 1],
+            [1, 33, 2],
             [1, 63, 1],
             [3, 64, 1],
             [1, 65, 2],
             [2, 127, 1],
             [1, 129, 1],
             [1, 197, 1],
+            [1, 255, 1],
             [1, 257, 2],
-            [1, 789, 1],
         ] {
             let s = Shape { batch, tokens, heads };
-            check(&gpu, dtype, &s, &inputs(dtype, &s, 3.0), cuda::variants(dtype));
+            check(&gpu, dtype, &s, &inputs(dtype, &s, 3.0), &names(dtype));
+        }
+    }
+    clean(&gpu);
+}
+
+#[test]
+fn the_models_sizes_as_chosen() {
+    let Some(gpu) = gpu_with_kernels() else { return };
+    for (i, (_, heads)) in MODELS.into_iter().enumerate() {
+        for dtype in dtypes(i) {
+            let real = Shape { batch: 1, tokens: PATCHES + 5, heads };
+            let v = cuda::choose(dtype, &Machine::from(&gpu), &real, None).unwrap();
+            let s = Shape { tokens: if heads == 6 { real.tokens } else { rows(real.tokens, 131) }, ..real };
+            let qkv = inputs(dtype, &s, 3.0);
+            check(&gpu, dtype, &s, &qkv, &variants(Some(v), names(dtype)));
         }
     }
     clean(&gpu);
@@ -120,7 +137,7 @@ fn scores_of_any_size() {
     for dtype in DType::ALL {
         for (tokens, sharp) in [(200, 40.0), (130, 1e4), (70, 0.0)] {
             let s = Shape { batch: 1, tokens, heads: 1 };
-            check(&gpu, dtype, &s, &inputs(dtype, &s, sharp), cuda::variants(dtype));
+            check(&gpu, dtype, &s, &inputs(dtype, &s, sharp), &names(dtype));
             // Every tile's scores above all before: the reference is raised each time. And the other way round.
             for descending in [false, true] {
                 let mut qkv = inputs(dtype, &s, sharp);
@@ -129,7 +146,7 @@ fn scores_of_any_size() {
                     row[..64].iter_mut().for_each(|x| *x = dtype.round(x.abs()));
                     row[64..128].iter_mut().for_each(|x| *x = dtype.round(x.abs() * (1 + 8 * tile) as f32));
                 }
-                check(&gpu, dtype, &s, &qkv, cuda::variants(dtype));
+                check(&gpu, dtype, &s, &qkv, &names(dtype));
             }
         }
     }
@@ -179,20 +196,18 @@ fn nan_is_never_lost() {
 
 #[test]
 fn the_choice_follows_the_machine() {
-    let machine = |arch, sms, shared| Machine { arch, sms, shared };
-    let (a100, ada) = (machine(80, 108, 166_912), machine(89, 128, 101_376));
     let s = Shape { batch: 1, tokens: 789, heads: 6 };
-    let chosen = |m: &Machine, s: &Shape| cuda::choose(DType::F16, m, s, None).unwrap();
-    for m in [a100, ada] {
+    let chosen = |m: &Machine, s: &Shape| {
+        let name = cuda::choose(DType::F16, m, s, None).unwrap();
+        *cuda::variants(DType::F16).iter().find(|v| v.name == name).unwrap()
+    };
+    for m in &MACHINES[1..] {
         // One image fills the GPU with small blocks only; many with such as read least.
-        assert!(chosen(&m, &s).rows <= 64);
-        assert!(chosen(&m, &Shape { batch: 64, heads: 16, ..s }).rows >= 128);
+        assert!(chosen(m, &s).rows <= 64);
+        assert!(chosen(m, &Shape { batch: 64, heads: 16, ..s }).rows >= 128);
         for dtype in DType::ALL {
-            assert!(
-                cuda::variants(dtype)
-                    .iter()
-                    .all(|v| v.shared(dtype) <= m.shared && cuda::cycles(v, dtype, &m, &s) > 0.0)
-            );
+            let all = cuda::candidates(dtype, m, &s);
+            assert!(all.iter().all(|c| c.fits(m) && c.predict(m).us > 0.0), "{all:?}");
         }
     }
 }

@@ -4,8 +4,8 @@ use inp_former::ops::inp_extract::cuda::{Shape, VARIANTS, Weights, Workspace, ch
 use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 
-use crate::ops::inp::{EPS, Held, On, SHAPES, as_good, dense, gelu, moments, normal, shape};
-use crate::support::clean;
+use crate::ops::inp::{EPS, Held, On, as_good, dense, gelu, moments, normal, shape};
+use crate::support::{clean, variants};
 
 struct Case {
     s: Shape,
@@ -123,17 +123,18 @@ fn floats(bytes: &[u8]) -> Vec<f64> {
 fn prototypes_match_f64_with_the_same_bits_for_every_variant_and_batch() {
     for on in On::all() {
         let dtype = on.dtype;
-        for of in SHAPES {
-            let case = Case::new(&on, shape(of));
-            let s = case.s;
-            let got = case.run(&on, choose(s.batch * s.prototypes), 0, s.batch);
+        for (s, real) in on.sizes() {
+            let (case, mut checked) = (Case::new(&on, s), on.checked("inp_extract", &s));
+            let chosen = real.map(|s| choose(dtype, &on.machine(), &s, None).unwrap());
+            let got = case.run(&on, chosen.unwrap_or(VARIANTS[0].0), 0, s.batch);
             let (want, naive) = (case.reference(&|x| x), case.reference(&|x| on.round(x)));
-            as_good(&format!("{of:?}"), &on, &floats(&got), &naive, &want);
-            for variant in VARIANTS {
-                assert!(case.run(&on, variant, 0, s.batch) == got, "{of:?} {variant} {}", dtype.name());
+            as_good(&mut checked, "prototypes", &on, &floats(&got), &naive, &want);
+            for variant in variants(chosen, VARIANTS.map(|v| v.0)) {
+                assert!(case.run(&on, variant, 0, s.batch) == got, "{s:?} {variant} {}", dtype.name());
+                checked.ran(variant);
             }
             for (i, image) in got.chunks_exact(got.len() / s.batch).enumerate() {
-                assert!(s.batch == 1 || case.run(&on, "x1", i, 1) == image, "{of:?} image {i}");
+                assert!(s.batch == 1 || case.run(&on, "x1", i, 1) == image, "{s:?} image {i}");
             }
         }
         clean(&on.gpu);

@@ -59,14 +59,18 @@ fn reference<E: Elem>(c: &Case, d: &Data, round: impl Fn(E) -> E) -> Results<E> 
     let (x, w): (Vec<E>, Vec<E>) = (d.x.iter().map(|x| e(*x)).collect(), d.w.iter().map(|x| e(*x)).collect());
     let sum = |v: &[E]| v.iter().fold(E::ZERO, |s, x| s + *x);
     let colsum: Vec<E> = w.chunks_exact(k).map(sum).collect();
+    // Columns side by side, so that the processor does several at once; each is a plain sum over K.
+    let columns: Vec<E> = (0..n * k).map(|i| w[i % n * k + i / n]).collect();
     let mut y = vec![E::ZERO; m * n];
     for (row, y) in x.chunks_exact(k).zip(y.chunks_exact_mut(n)) {
+        for (x, w) in row.iter().zip(columns.chunks_exact(n)) {
+            y.iter_mut().zip(w).for_each(|(y, w)| *y += *x * *w);
+        }
         let count = E::from_f64(k as f64);
         let mean = sum(row) / count;
         let squares = row.iter().fold(E::ZERO, |s, x| s + (*x - mean) * (*x - mean));
         let rstd = E::ONE / (squares / count + e(EPS)).sqrt();
         for (j, y) in y.iter_mut().enumerate() {
-            *y = row.iter().zip(&w[j * k..]).fold(E::ZERO, |s, (a, b)| s + *a * *b);
             if c.norm {
                 *y = rstd * (*y - mean * colsum[j]);
             }
@@ -204,6 +208,8 @@ fn largest<A: Elem>(got: &[A], want: &[f64]) -> f64 {
 fn check(gpu: &Gpu, dtype: DType, c: &Case, variants: &[&str]) -> Vec<u8> {
     let d = c.data(dtype);
     let what = format!("{} {:?}", dtype.name(), c.mnk);
+    let mut checked = Checked::new("linear", dtype.name(), c.mnk.map(|n| n.to_string()).join("x"));
+    variants.iter().for_each(|v| checked.ran(v));
     let first = run(gpu, dtype, variants[0], c, &d);
     for v in &variants[1..] {
         assert!(bits(&run(gpu, dtype, v, c, &d)) == bits(&first), "{what}: {v} and {} differ", variants[0]);
@@ -217,8 +223,7 @@ fn check(gpu: &Gpu, dtype: DType, c: &Case, variants: &[&str]) -> Vec<u8> {
         ["y", "residual", "groups", "fused"].iter().zip(&got).zip(&exact).zip(&plain)
     {
         let top = exact.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-        let (ours, bound) = (largest(got, exact), 2.0 * largest(plain, exact) + 2e-6 * top);
-        assert!(ours <= bound, "{what}: {name} is off by {ours:.2e}, more than {bound:.2e}");
+        checked.within(name, largest(got, exact), 2.0 * largest(plain, exact) + 2e-6 * top);
     }
     let unrounded: Vec<f32> = first.6.iter().map(|x| dtype.round(*x)).collect();
     assert_eq!(unrounded, fused, "{what}: the unrounded fusion");
@@ -245,7 +250,16 @@ fn names() -> Vec<&'static str> {
 fn every_tile_at_its_edges() {
     let Some(gpu) = gpu_with_kernels() else { return };
     for dtype in DType::ALL {
-        for mnk in [[1, 8, 8], [31, 56, 24], [33, 72, 136], [63, 136, 64], [127, 248, 40], [129, 264, 200]] {
+        for mnk in [
+            [1, 8, 8],
+            [31, 56, 24],
+            [33, 72, 136],
+            [63, 136, 64],
+            [65, 120, 56],
+            [97, 8, 72],
+            [127, 248, 40],
+            [129, 264, 200],
+        ] {
             check(&gpu, dtype, &Case { mnk, bias: mnk[0] > 31, ..Case::default() }, &names());
         }
     }
@@ -285,21 +299,33 @@ fn every_epilogue() {
     clean(&gpu);
 }
 
+/// qkv, proj, fc1 and fc2 of an encoder's block, and the bottleneck's two, of one picture and of eight.
 #[test]
 fn the_models_layers_as_chosen() {
     let Some(gpu) = gpu_with_kernels() else { return };
     let machine = Machine::from(&gpu);
-    let norm = Case { norm: true, bias: true, ..Case::default() };
-    let residual = Case { residual: true, bias: true, stats: true, ..Case::default() };
-    for (rows, dtype, case) in [
-        (789, DType::Bf16, Case { mnk: [69, 1152, 384], ..norm }),
-        (8 * 789, DType::F16, Case { mnk: [131, 768, 768], ..residual }),
-        (789, DType::Bf16, Case { mnk: [35, 3072, 768], gelu: true, ..norm }),
-        (789, DType::Bf16, Case { mnk: [35, 1024, 4096], ..residual }),
-    ] {
-        let [_, outputs, inputs] = case.mnk;
-        let v = cuda::choose(dtype, &machine, &Shape { rows, outputs, inputs }, case.gelu, None).unwrap();
-        check(&gpu, dtype, &case, &[v.name]);
+    let plain = Case { bias: true, ..Case::default() };
+    let residual = Case { residual: true, stats: true, ..plain };
+    let mut turn = 0;
+    for (_, heads) in MODELS {
+        // In a full run L has fewer rows, too.
+        let (c, m) = (64 * heads, rows(if heads < 16 { PATCHES + 5 } else { 133 }, 67));
+        for (batch, outputs, inputs, case) in [
+            (1, 3 * c, c, Case { norm: true, ..plain }),
+            (1, c, c, residual),
+            (1, 4 * c, c, Case { norm: true, gelu: true, ..plain }),
+            (1, c, 4 * c, Case { images: Some((m, 5, 2, 1, true)), ..residual }),
+            (1, 4 * c, c, Case { gelu: true, ..plain }),
+            (8, c, 4 * c, Case { stats: true, ..plain }),
+        ] {
+            turn += 1;
+            for dtype in dtypes(turn) {
+                let shape = Shape { rows: batch * (PATCHES + 5), outputs, inputs };
+                let v = cuda::choose(dtype, &machine, &shape, case.gelu, None).unwrap();
+                let case = Case { mnk: [if batch == 1 { m } else { 67 }, outputs, inputs], ..case };
+                check(&gpu, dtype, &case, &variants(Some(v), names()));
+            }
+        }
     }
     clean(&gpu);
 }
@@ -324,23 +350,17 @@ fn a_row_has_the_same_bits_in_every_batch_and_position() {
 #[test]
 fn choices_fill_the_gpu_and_can_be_overruled() {
     let dtype = DType::Bf16;
-    let gpus = [("a100", 80, 108, 166_912), ("h100", 90, 132, 232_448), ("rtx4090", 89, 128, 101_376)];
-    for (name, arch, sms, shared) in gpus {
-        let m = Machine { arch, sms, shared };
+    for m in MACHINES {
         for (rows, outputs, inputs) in
             [(789, 384, 384), (789, 768, 3072), (789, 3072, 768), (32 * 789, 3072, 768)]
         {
             let s = Shape { rows, outputs, inputs };
-            let v = cuda::choose(dtype, &m, &s, false, None).unwrap();
-            println!(
-                "{name} {rows}x{outputs}x{inputs}: {} {:.0}",
-                v.name,
-                cuda::cycles(v, dtype, &m, &s, false)
-            );
-            let blocks = rows.div_ceil(v.rows) * outputs.div_ceil(v.columns);
-            assert!(blocks >= sms / 2, "{name}: {} leaves most of the GPU idle at {s:?}", v.name);
-            assert!(rows < 10_000 || v.rows == 128, "{name}: {} is small for {s:?}", v.name);
-            assert_eq!(cuda::choose(dtype, &m, &s, false, Some("32x64x64")).unwrap().name, "32x64x64");
+            let chosen = cuda::choose(dtype, &m, &s, false, None).unwrap();
+            let v = VARIANTS.iter().find(|v| v.name == chosen).unwrap();
+            let blocks = v.tiles(rows, outputs);
+            assert!(blocks >= m.sms / 2, "{chosen} leaves most of {m:?} idle at {s:?}");
+            assert!(rows < 10_000 || v.rows == 128, "{chosen} is small for {s:?} on {m:?}");
+            assert_eq!(cuda::choose(dtype, &m, &s, false, Some("32x64x64")).unwrap(), "32x64x64");
             assert!(cuda::choose(dtype, &m, &s, false, Some("1x1x1")).is_err());
         }
     }

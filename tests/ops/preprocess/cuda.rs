@@ -5,7 +5,7 @@ use inp_former::ops::preprocess::{ImageView, PixelFormat, crop_u8};
 use inp_former::runtime::cuda::Gpu;
 
 use super::noise;
-use crate::support::{Guarded, clean, cpu, gpu_with_kernels};
+use crate::support::{Checked, Guarded, clean, cpu, gpu_with_kernels};
 
 const FORMATS: [PixelFormat; 4] =
     [PixelFormat::Mono8, PixelFormat::Rgb8, PixelFormat::Bgr8, PixelFormat::Rgba8];
@@ -19,6 +19,8 @@ fn pictures(frame: &Frame, batch: usize) -> Vec<u8> {
 fn check(gpu: &Gpu, cropper: &mut Cropper, frame: &Frame, batch: usize, resize: usize, crop: usize) {
     let stream = gpu.stream();
     let bytes = pictures(frame, batch);
+    let (Frame { width, height, .. }, format) = (frame, frame.format);
+    let _checked = Checked::new("preprocess", "u8", format!("{batch}x{width}x{height} {format:?} to {crop}"));
     let frames = gpu.upload(&bytes).unwrap();
     let out = Guarded::<u8>::new(gpu, batch * 3 * crop * crop);
     cropper.prepare(frame, batch).unwrap();
