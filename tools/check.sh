@@ -2,8 +2,13 @@
 # Everything that must hold before a change lands: format, lints, tests, benches that still run.
 # Needs Rust, and python3 with pip to fetch the CUDA compiler once (no GPU, no driver: kernels run on the emulator).
 # INP_GOLDENS=DIR adds the tests against the full set of golden tensors.
+# --full (needs that set) then runs every CUDA variant everywhere, and whole large models: tools/full-check, up to an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case "${1:-}" in
+"" | --full) ;;
+*) echo "usage: tools/check.sh [--full]" >&2 && exit 2 ;;
+esac
 
 tools/install-cuda-toolkit
 # Every architecture is compiled; a build without kernels, or one whose kernels spill registers, is an error.
@@ -19,3 +24,4 @@ grep '^SKIPPED' target/tests.txt | sort | uniq -c || echo "  nothing"
 INP_BENCH_DEVICE=emulated cargo bench --bench all -- --test >target/benches.txt 2>&1 || { tail -50 target/benches.txt; exit 1; }
 echo "every bench ran once; $(grep -c '^Success' target/benches.txt) cases"
 tools/gpu-acceptance --device emulated --quick --out target/gpu-acceptance
+[ "${1:-}" != --full ] || tools/full-check
