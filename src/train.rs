@@ -3,6 +3,7 @@
 pub mod backbone;
 pub mod checkpoint;
 pub mod features;
+pub mod folded;
 pub mod init;
 pub mod run;
 pub mod schedule;

@@ -99,19 +99,25 @@ fn gradients_against_golden(name: &str) {
     let (cpu, m) = (Cpu::new(None).unwrap(), model(name));
     let x = golden_input(name, 2, 112, 112);
     let features = encoder::forward(&cpu, &m.encoder, &m.config, &x, &mut |_, _| {}).unwrap();
-    let mut g = step::gradients(&cpu, m.trained().unwrap(), &m.config, &features).unwrap();
+    for path in [step::Path::Plain, step::Path::Folds] {
+        let g = step::gradients(&cpu, m.trained().unwrap(), &m.config, &features, path).unwrap();
+        same_gradients(&cpu, &m.config, g, &want);
+    }
+}
+
+fn same_gradients(cpu: &Cpu, cfg: &Config, mut g: step::Gradients<f32>, want: &BTreeMap<String, Tensor>) {
     for (key, got) in [("loss", g.loss), ("loss_cos", g.loss_cos), ("g_loss", g.g_loss)] {
         close(key, &[got], &want[key].data, 1e-5);
     }
-    let c = m.config.channels;
-    for (name, t) in Trained::<f32>::names(&m.config).iter().zip(g.grads.tensors()) {
+    let c = cfg.channels;
+    for (name, t) in Trained::<f32>::names(cfg).iter().zip(g.grads.tensors()) {
         // The key half of the extractor's kv bias shifts every score alike: its gradient is zero but for rounding.
         let skip = if name == "aggregation.0.attn.kv.bias" { c } else { 0 };
         close(&format!("grad.{name}"), &t.data[skip..], &want[&format!("grad.{name}")].data[skip..], 1e-4);
     }
-    let norm = inp_former::ops::optimizer::clip(&cpu, &mut g.grads.tensors_mut(), 0.1);
+    let norm = inp_former::ops::optimizer::clip(cpu, &mut g.grads.tensors_mut(), 0.1);
     close("grad_norm", &[norm], &want["grad_norm"].data, 1e-5);
-    for (name, t) in Trained::<f32>::names(&m.config).iter().zip(g.grads.tensors()) {
+    for (name, t) in Trained::<f32>::names(cfg).iter().zip(g.grads.tensors()) {
         if let Some(want) = want.get(&format!("clipped.{name}")) {
             let skip = if name == "aggregation.0.attn.kv.bias" { c } else { 0 };
             close(&format!("clipped.{name}"), &t.data[skip..], &want.data[skip..], 1e-4);

@@ -5,13 +5,13 @@ use std::path::Path;
 use inp_former::model::encoder::Features;
 use inp_former::model::params::Trained;
 use inp_former::model::{Config, Model};
-use inp_former::runtime::{Cpu, Tensor};
+use inp_former::runtime::{Cpu, Elem, Tensor};
 use inp_former::train::Backbone;
 use inp_former::train::schedule::Schedule;
 use inp_former::train::step::{self, Optimizer};
 
 use crate::models::model;
-use crate::support::{close, golden_input, golden_or_part, read_f32};
+use crate::support::{close, each_tier, golden_input, golden_or_part, golden_weight, random, read_f32};
 
 /// As a training has them: from the engine.
 fn features(cpu: &Cpu, m: &Model, tag: &str) -> Features {
@@ -43,6 +43,12 @@ fn drift(cfg: &Config, k: u64, ours: &Trained, start: &Trained, golden: &Path) -
 
 /// Ten steps on one batch along the published schedule.
 fn follows(name: &str, file: &str, meta: &str, log: &str, schedule: Schedule) {
+    for path in [step::Path::Plain, step::Path::Folds] {
+        follows_by(path, name, file, meta, log, schedule);
+    }
+}
+
+fn follows_by(form: step::Path, name: &str, file: &str, meta: &str, log: &str, schedule: Schedule) {
     let part = |what: &str| format!("{name}/small_{what}");
     let steps = golden_or_part(&format!("{name}/{file}.safetensors"), &part(&format!("{log}.safetensors")));
     let (Some(path), Some(meta)) = (steps, golden_or_part(meta, &part("meta.json"))) else { return };
@@ -55,7 +61,7 @@ fn follows(name: &str, file: &str, meta: &str, log: &str, schedule: Schedule) {
         let entry = &meta[log]["log"][k as usize - 1];
         let lr = schedule.lr(k - 1);
         close(&format!("lr of step {k}"), &[lr], &[entry["lr"].as_f64().unwrap()], 1e-12);
-        let mut g = step::gradients(&cpu, &p, &m.config, &features).unwrap();
+        let mut g = step::gradients(&cpu, &p, &m.config, &features, form).unwrap();
         close(&format!("{log}: loss at step {k}"), &[g.loss], &[entry["loss"].as_f64().unwrap()], 1e-5);
         opt.step(&cpu, &mut p, &mut g.grads, lr).unwrap();
         let tol = match k {
@@ -87,6 +93,61 @@ fn tiny_follows_the_published_schedule() {
 fn mini_follows_the_published_short_schedule() {
     let s = Schedule { base: 1e-3, total: 8, warmup: 3 };
     follows("mini", "train_short_total8_warm3", "meta_mini.json", "train_short", s);
+}
+
+/// Shape of a model without an encoder.
+fn shape(channels: usize, heads: usize, prototypes: usize, blocks: usize) -> Config {
+    let half = blocks / 2;
+    let groups = vec![(0..half).collect::<Vec<_>>(), (half..blocks).collect()];
+    Config {
+        channels,
+        heads,
+        prototypes,
+        decoder_blocks: blocks,
+        target_layers: (0..blocks).collect(),
+        decoder_groups: groups.clone(),
+        groups,
+        ..crate::models::config("tiny")
+    }
+}
+
+fn batch<E: Elem>(cfg: &Config, b: usize, n: usize) -> Features<E> {
+    let group = |g| random(&format!("features{g}"), &[b, n, cfg.channels]).cast();
+    Features { groups: (0..2).map(group).collect() }
+}
+
+/// Weights as training has them after a while: neither small nor centred.
+fn weights<E: Elem>(cfg: &Config) -> Trained<E> {
+    Trained::build(cfg, &mut |name, shape| Ok(golden_weight(name, shape).cast())).unwrap()
+}
+
+#[test]
+fn folds_have_the_plain_gradients_to_f64_rounding() {
+    let cpu = Cpu::new(Some(2)).unwrap();
+    for (cfg, b, n) in [(shape(12, 3, 3, 2), 1, 1), (shape(30, 2, 6, 4), 3, 37), (shape(64, 1, 1, 2), 2, 16)]
+    {
+        let (p, features) = (weights::<f64>(&cfg), batch::<f64>(&cfg, b, n));
+        let [want, got] = [step::Path::Plain, step::Path::Folds]
+            .map(|path| step::gradients(&cpu, &p, &cfg, &features, path).unwrap());
+        close("loss", &[got.loss, got.loss_cos, got.g_loss], &[want.loss, want.loss_cos, want.g_loss], 1e-14);
+        let names = Trained::<f64>::names(&cfg);
+        for (name, (got, want)) in names.iter().zip(got.grads.tensors().into_iter().zip(want.grads.tensors()))
+        {
+            close(name, &got.data, &want.data, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn folds_have_the_same_bits_on_any_threads_and_every_run() {
+    let cfg = shape(64, 4, 6, 4);
+    let (p, features) = (weights::<f32>(&cfg), batch::<f32>(&cfg, 3, 50));
+    let run = |cpu: &Cpu| {
+        let g = step::gradients(cpu, &p, &cfg, &features, step::Path::Folds).unwrap();
+        g.grads.tensors().into_iter().flat_map(|t| t.data.clone()).collect::<Vec<_>>()
+    };
+    let first = each_tier("folded step", run);
+    assert_eq!(first, each_tier("folded step", run));
 }
 
 #[test]

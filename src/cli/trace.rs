@@ -136,7 +136,7 @@ impl Trace {
         let cfg = &model.config;
         let (mut p, mut opt) = (model.trained()?.clone(), Optimizer::new(cfg));
         for k in 1..=steps {
-            let mut g = step::gradients(cpu, &p, cfg, features)?;
+            let mut g = step::gradients(cpu, &p, cfg, features, step::Path::Plain)?;
             opt.step(cpu, &mut p, &mut g.grads, schedule.lr(k - 1))?;
             put(&format!("step{k}.loss"), &scalar(g.loss));
             if k <= 2 || k == steps {
@@ -232,7 +232,7 @@ fn gradients(
     put: &mut dyn FnMut(&str, &Tensor),
 ) -> Result<()> {
     let cfg = &model.config;
-    let mut g = step::gradients(cpu, model.trained()?, cfg, features)?;
+    let mut g = step::gradients(cpu, model.trained()?, cfg, features, step::Path::Plain)?;
     put("loss", &scalar(g.loss));
     put("loss_cos", &scalar(g.loss_cos));
     let names = Trained::<f32>::names(cfg);

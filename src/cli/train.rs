@@ -18,7 +18,7 @@ use inp_former::runtime::Cpu;
 use inp_former::train::features::{CacheMode, FeatureStore, Item};
 use inp_former::train::init::Rng;
 use inp_former::train::run::{self, Options, Outcome, Report};
-use inp_former::train::{Backbone, checkpoint};
+use inp_former::train::{Backbone, checkpoint, step};
 use inp_former::{Error, Result};
 use serde_json::json;
 
@@ -66,6 +66,9 @@ pub struct Train {
     batch_size: u16,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// By exact folds, or as the paper writes it, which is slower and what the folds are checked against
+    #[arg(long, value_enum, default_value = "folds")]
+    path: Form,
     /// Prototypes
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=256))]
     prototypes: u16,
@@ -98,6 +101,12 @@ enum Setting {
     Single,
     Super,
     FewShot,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum Form {
+    Folds,
+    Plain,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq)]
@@ -214,6 +223,10 @@ impl Train {
             batch_size: self.batch_size.into(),
             lr: self.lr,
             seed: self.seed,
+            path: match self.path {
+                Form::Folds => step::Path::Folds,
+                Form::Plain => step::Path::Plain,
+            },
             prototypes: self.prototypes.into(),
             checkpoint: Some(checkpoint_of(out)),
             resume,

@@ -46,6 +46,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// The group that decoder block `j` belongs to, and its weight in the group's mean. Groups count the blocks from the
+    /// last.
+    pub fn decoder_share(&self, j: usize) -> (f64, usize) {
+        let i = self.decoder_blocks - 1 - j;
+        let group = self.decoder_groups.iter().position(|g| g.contains(&i));
+        let group = group.expect("decoder groups partition the blocks");
+        (1.0 / self.decoder_groups[group].len() as f64, group)
+    }
     /// Reads names and shapes (published naming, see `naming::normalise`) and the metadata key `inp_former`.
     pub fn infer(file: &WeightFile) -> Result<Self> {
         let bad = |what: String| Error::file(&file.path, what);

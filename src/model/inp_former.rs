@@ -190,18 +190,13 @@ pub fn backward<E: Elem>(
     mut dinp: Tensor<E>,
     d: &mut Trained<E>,
 ) -> Result<()> {
-    let blocks = p.decoder.len();
-    let share = |j: usize| {
-        let group = cfg.decoder_groups.iter().position(|g| g.contains(&(blocks - 1 - j)));
-        let g = group.expect("decoder groups partition the blocks");
-        (E::ONE / E::from_f64(cfg.decoder_groups[g].len() as f64), &dde[g])
-    };
     let mut dx: Option<Tensor<E>> = None;
     for (j, saved) in head.decoder.into_iter().enumerate().rev() {
-        let (w, g) = share(j);
+        let (weight, group) = cfg.decoder_share(j);
+        let own = (E::from_f64(weight), &dde[group]);
         let dy = match &dx {
-            Some(dx) => fuse::weighted(cpu, &[(E::ONE, dx), (w, g)])?,
-            None => fuse::weighted(cpu, &[(w, g)])?,
+            Some(dx) => fuse::weighted(cpu, &[(E::ONE, dx), own])?,
+            None => fuse::weighted(cpu, &[own])?,
         };
         let (block, dblock) = (&p.decoder[j], &mut d.decoder[j]);
         dx = Some(decoder::backward(cpu, block, &head.inp, cfg.heads, saved, &dy, &mut dinp, dblock)?);

@@ -2,6 +2,7 @@
 //! `softmax(q·kᵀ·D^-0.5)·v` per head, forward and backward.
 
 pub mod cuda;
+pub mod train;
 
 use crate::error::{Error, Result};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};

@@ -45,11 +45,7 @@ pub fn backward<E: Elem>(
     dw.expect("linear", "dw", &[n, k])?;
     if let Some(db) = db {
         db.expect("linear", "db", &[n])?;
-        let parts = cpu.make_chunks(m.div_ceil(ROWS) * n, n, |i, sum| {
-            let at = i * ROWS * n;
-            cpu.dispatch(ColumnSums { sum, x: &dy.data[at..(at + ROWS * n).min(m * n)] })
-        });
-        cpu.dispatch(ColumnSums { sum: &mut db.data, x: &parts });
+        add_column_sums(cpu, &dy.data, &mut db.data);
     }
     let d = &dy.data;
     gemm(cpu, [n, k, m], Mat::transposed(d, n), Mat::plain(&x.data, k), &mut dw.data, k, Start::Add);
@@ -62,6 +58,16 @@ pub fn backward<E: Elem>(
 
 /// Rows of one partial column sum: fixed, so that the order of summation is too.
 const ROWS: usize = 64;
+
+/// `sum += Σ_rows x`, x `(_, sum.len())`: in blocks of rows, then over the blocks in their order.
+pub(super) fn add_column_sums<E: Elem>(cpu: &Cpu, x: &[E], sum: &mut [E]) {
+    let (n, rows) = (sum.len(), x.len() / sum.len().max(1));
+    let parts = cpu.make_chunks(rows.div_ceil(ROWS) * n, n.max(1), |i, sum| {
+        let at = i * ROWS * n;
+        cpu.dispatch(ColumnSums { sum, x: &x[at..(at + ROWS * n).min(x.len())] })
+    });
+    cpu.dispatch(ColumnSums { sum, x: &parts });
+}
 
 /// `sum += Σ_rows x`, rows in order.
 struct ColumnSums<'a, E> {

@@ -33,6 +33,8 @@ pub struct Options {
     pub lr: f64,
     /// Of the initial weights and of the order of images.
     pub seed: u64,
+    /// Form of the trained part.
+    pub path: step::Path,
     /// Prototypes P.
     pub prototypes: usize,
     /// File of the checkpoints; `None` writes none.
@@ -52,6 +54,7 @@ impl Default for Options {
             batch_size: 16,
             lr: 1e-3,
             seed: 1,
+            path: step::Path::Folds,
             prototypes: 6,
             checkpoint: None,
             resume: None,
@@ -160,7 +163,7 @@ pub fn train(
             Rng(options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (epoch + 1)).shuffle(&mut order);
         }
         let features = store.batch(&order[k * batch..(k + 1) * batch])?;
-        let mut g = step::gradients(cpu, &p, &cfg, &features)?;
+        let mut g = step::gradients(cpu, &p, &cfg, &features, options.path)?;
         let lr = schedule.lr(i);
         let grad_norm = opt.step(cpu, &mut p, &mut g.grads, lr)?;
         let report = Report {
@@ -202,7 +205,7 @@ fn settings(
     let value = json!({
         "images": store.len(), "features": store.fingerprint(), "batch": batch, "iterations": s.total,
         "warmup": s.warmup, "lr": s.base, "seed": o.seed, "prototypes": cfg.prototypes,
-        "decoder_blocks": cfg.decoder_blocks,
+        "decoder_blocks": cfg.decoder_blocks, "path": o.path.name(),
     });
     value.as_object().expect("made as an object").clone()
 }

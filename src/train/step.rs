@@ -5,7 +5,8 @@ use crate::model::encoder::Features;
 use crate::model::params::Trained;
 use crate::model::{Config, inp_former};
 use crate::ops::{cosine_loss, gather_loss, optimizer};
-use crate::runtime::{Cpu, Elem};
+use crate::runtime::{Cpu, Elem, Tensor};
+use crate::train::folded;
 
 /// Weight of the coherence loss.
 const GATHER_WEIGHT: f64 = 0.2;
@@ -24,32 +25,76 @@ pub struct Gradients<E: Elem> {
     pub grads: Trained<E>,
 }
 
+/// Which form of the trained part runs: both give the same gradients, up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// By exact folds ([`folded`]): less than half of the operations.
+    Folds,
+    /// As the paper writes it ([`inp_former`]): what the folds are checked against.
+    Plain,
+}
+
+impl Path {
+    /// As `--path` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Folds => "folds",
+            Self::Plain => "plain",
+        }
+    }
+}
+
 /// Forward and backward over the features of one batch.
 pub fn gradients<E: Elem>(
     cpu: &Cpu,
     p: &Trained<E>,
     cfg: &Config,
     features: &Features<E>,
+    path: Path,
 ) -> Result<Gradients<E>> {
-    let head = inp_former::forward(cpu, p, cfg, features, false, &mut |_, _| {})?;
-    let groups = head.de.len() as f64;
+    let mut grads = Trained::zeros(cfg);
+    let [loss_cos, g_loss] = match path {
+        Path::Folds => {
+            let head = folded::forward(cpu, p, cfg, features)?;
+            let (losses, dde, dinp) = losses(cpu, features, &head.de, &head.fused, &head.inp, &head.gather)?;
+            folded::backward(cpu, p, cfg, head, &dde, dinp, &mut grads)?;
+            losses
+        }
+        Path::Plain => {
+            let head = inp_former::forward(cpu, p, cfg, features, false, &mut |_, _| {})?;
+            let (losses, dde, dinp) = losses(cpu, features, &head.de, &head.fused, &head.inp, &head.gather)?;
+            inp_former::backward(cpu, p, cfg, head, &dde, dinp, &mut grads)?;
+            losses
+        }
+    };
+    Ok(Gradients { loss: loss_cos + GATHER_WEIGHT * g_loss, loss_cos, g_loss, grads })
+}
+
+/// Reconstruction and coherence loss; their gradients of each decoder group and of the prototypes.
+fn losses<E: Elem>(
+    cpu: &Cpu,
+    features: &Features<E>,
+    de: &[Tensor<E>],
+    fused: &Tensor<E>,
+    inp: &Tensor<E>,
+    gather: &gather_loss::Saved<E>,
+) -> Result<([f64; 2], Vec<Tensor<E>>, Tensor<E>)> {
+    let groups = de.len() as f64;
     let (mut loss_cos, mut dde) = (0.0, Vec::new());
-    for (a, d) in features.groups.iter().zip(&head.de) {
+    for (a, d) in features.groups.iter().zip(de) {
         let saved = cosine_loss::forward(cpu, a, d)?;
         loss_cos += saved.loss.to_f64() / groups;
         dde.push(cosine_loss::backward(cpu, a, d, &saved, E::from_f64(1.0 / groups))?);
     }
-    let g_loss = head.gather.loss.to_f64();
+    let g_loss = gather.loss.to_f64();
     let loss = loss_cos + GATHER_WEIGHT * g_loss;
     if !loss.is_finite() {
         return Err(Error::NotFinite(format!(
             "the loss became {loss}: the weights or the pictures hold values that cannot be trained on, or --lr is too high"
         )));
     }
-    let dinp = gather_loss::backward(cpu, &head.fused, &head.inp, &head.gather, E::from_f64(GATHER_WEIGHT))?;
-    let mut grads = Trained::zeros(cfg);
-    inp_former::backward(cpu, p, cfg, head, &dde, dinp, &mut grads)?;
-    Ok(Gradients { loss, loss_cos, g_loss, grads })
+    let dinp = gather_loss::backward(cpu, fused, inp, gather, E::from_f64(GATHER_WEIGHT))?;
+    Ok(([loss_cos, g_loss], dde, dinp))
 }
 
 /// Optimiser moments of every trained tensor, and the number of updates made.

@@ -1,4 +1,6 @@
-//! `inp_coefficients` against f64 on the rounded inputs. GPU only.
+//! `inp_coefficients` against f64 on the rounded inputs. The CPU's, for training, in `train`.
+
+mod train;
 
 use inp_former::ops::inp_coefficients::cuda::{Shape, VARIANTS, Weights, choose, forward};
 use inp_former::runtime::cuda::Buffer;

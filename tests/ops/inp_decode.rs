@@ -1,4 +1,6 @@
-//! `inp_decode`: both layers against f64 on the rounded inputs. GPU only.
+//! `inp_decode`: both layers against f64 on the rounded inputs. The CPU's, for training, in `train`.
+
+mod train;
 
 use inp_former::ops::inp_decode::cuda::{
     Output, SPLITS, Shape, VARIANTS, Weights, choose, choose_fc1, fc1, fc2,

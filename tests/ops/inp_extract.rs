@@ -1,6 +1,7 @@
 //! `inp_extract`: softmax attention of the prototypes against naive f64, finite differences and goldens.
 
 mod cuda;
+mod train;
 
 use inp_former::ops::{inp_extract, layernorm, linear};
 use inp_former::runtime::Tensor;

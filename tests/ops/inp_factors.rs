@@ -1,4 +1,6 @@
-//! `inp_factors`: keys, VW, VA and Gram matrices against f64 on the rounded inputs. GPU only.
+//! `inp_factors`: keys, VW, VA and Gram matrices against f64 on the rounded inputs. The CPU's, for training, in `train`.
+
+mod train;
 
 use inp_former::ops::inp_factors::cuda::{Factors, Shape, VARIANTS, Weights, choose, forward};
 

@@ -1,0 +1,197 @@
+//! A decoder block from its coefficients on, for training: any element type, forward and backward.
+//!
+//! With the middle `x = a·m` never made, `y = x + W2·gelu(W1·LN(x) + c1) + c2`: its variance is `a·gram·aᵀ`, and the
+//! first product has rank r: `W1·LN(x) = rstd·(a·u) + u[last]`.
+
+use crate::error::Result;
+use crate::ops::inp_factors::train::{Factors, Gradients};
+use crate::ops::linear::gemm::{Mat, Start, gemm, product};
+use crate::ops::{gelu, linear};
+use crate::runtime::simd::{Elem, Kernel, Simd, slice};
+use crate::runtime::{Cpu, Tensor};
+
+/// Rows handled by one task.
+const ROWS: usize = 32;
+
+/// What the backward needs of the forward.
+pub struct Saved<E: Elem> {
+    /// First MLP layer before GELU, `(B, N, 4C)`.
+    pre: Tensor<E>,
+    /// `rstd·a`, `(B, N, r)`.
+    scaled: Tensor<E>,
+    /// `a·gram`, `(B, N, r)`.
+    a_gram: Tensor<E>,
+    /// `1/sqrt(variance + eps)` of each row.
+    rstd: Vec<E>,
+}
+
+/// a `(B, N, r)`, its last column ones, the image's factors, c1 `(4C)`, W2 `(C, 4C)`, c2 `(C)` → y `(B, N, C)`.
+pub fn forward<E: Elem>(
+    cpu: &Cpu,
+    a: &Tensor<E>,
+    f: &Factors<E>,
+    c1: &Tensor<E>,
+    w2: &Tensor<E>,
+    c2: &Tensor<E>,
+    eps: f64,
+) -> Result<(Tensor<E>, Saved<E>)> {
+    let (b, n, r, c, hidden) = check(a, f, w2)?;
+    c1.expect("inp_decode", "c1", &[hidden])?;
+    c2.expect("inp_decode", "c2", &[c])?;
+    let mut a_gram = Tensor::zeros(a.shape());
+    each(b, &mut a_gram.data, |i, out| {
+        let (a, gram) = (Mat::plain(a.slab(i), r), Mat::plain(f.gram.slab(i), r));
+        gemm(cpu, [n, r, r], a, gram, out, r, Start::Zero);
+    });
+    let (scaled, rstd) = cpu.make_chunks2([a.len(), ROWS * r], [b * n, ROWS], |i, scaled, rstd| {
+        let at = i * ROWS * r;
+        let (a, a_gram) = (&a.data[at..][..scaled.len()], &a_gram.data[at..][..scaled.len()]);
+        cpu.dispatch(Scale { scaled, rstd, a, a_gram, eps: E::from_f64(eps) });
+    });
+    let scaled = Tensor::new(a.shape(), scaled);
+    let last = f.u.row(b * r);
+    let shift: Vec<E> = c1.data.iter().zip(last).map(|(x, y)| *x + *y).collect();
+    let mut pre = Vec::with_capacity(b * n * hidden);
+    for i in 0..b {
+        let u = Mat::plain(&f.u.data[i * r * hidden..][..r * hidden], hidden);
+        pre.extend(product(cpu, [n, hidden, r], Mat::plain(scaled.slab(i), r), u, Some(&shift)));
+    }
+    let pre = Tensor::new(&[b, n, hidden], pre);
+    let mut y = linear::forward(cpu, &gelu::forward(cpu, &pre)?, w2, Some(c2))?;
+    each(b, &mut y.data, |i, y| {
+        let (a, m) = (Mat::plain(a.slab(i), r), Mat::plain(f.m.slab(i), c));
+        gemm(cpu, [n, c, r], a, m, y, c, Start::Add);
+    });
+    Ok((y, Saved { pre, scaled, a_gram, rstd }))
+}
+
+/// B, N, r, C and 4C of checked tensors.
+fn check<E: Elem>(
+    a: &Tensor<E>,
+    f: &Factors<E>,
+    w2: &Tensor<E>,
+) -> Result<(usize, usize, usize, usize, usize)> {
+    let (b, r, c) = (f.m.shape()[0], f.m.shape()[1], f.m.cols());
+    a.expect("inp_decode", "a", &[b, usize::MAX, r])?;
+    w2.expect("inp_decode", "w2", &[c, f.u.cols()])?;
+    Ok((b, a.shape()[1], r, c, w2.cols()))
+}
+
+/// The `b` parts of `x`, one after the other.
+fn each<E>(b: usize, x: &mut [E], mut f: impl FnMut(usize, &mut [E])) {
+    let len = x.len() / b.max(1);
+    x.chunks_exact_mut(len.max(1)).enumerate().for_each(|(i, x)| f(i, x));
+}
+
+/// Rows of a, divided by the deviation of the middle that they stand for.
+struct Scale<'a, E> {
+    scaled: &'a mut [E],
+    rstd: &'a mut [E],
+    a: &'a [E],
+    a_gram: &'a [E],
+    eps: E,
+}
+impl<E: Elem> Kernel<E> for Scale<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let r = self.a.len() / self.rstd.len();
+        let rows = self.a.chunks_exact(r).zip(self.a_gram.chunks_exact(r));
+        for ((scaled, rstd), (a, a_gram)) in self.scaled.chunks_exact_mut(r).zip(self.rstd).zip(rows) {
+            let var = slice::dot(s, a, a_gram);
+            // NaN stays NaN.
+            let var = if var < E::ZERO { E::ZERO } else { var };
+            *rstd = E::ONE / (var + self.eps).sqrt();
+            let by = s.splat(*rstd);
+            slice::zip(s, scaled, a, |_, x| s.mul(x, by));
+        }
+    }
+}
+
+/// dy `(B, N, C)` → da `(B, N, r)` and the gradients of the factors; `dc1`, `dw2` and `dc2` are added to.
+#[allow(clippy::too_many_arguments)]
+pub fn backward<E: Elem>(
+    cpu: &Cpu,
+    dy: &Tensor<E>,
+    a: &Tensor<E>,
+    f: &Factors<E>,
+    w2: &Tensor<E>,
+    saved: Saved<E>,
+    dc1: &mut Tensor<E>,
+    dw2: &mut Tensor<E>,
+    dc2: &mut Tensor<E>,
+) -> Result<(Tensor<E>, Gradients<E>)> {
+    let (b, n, r, c, hidden) = check(a, f, w2)?;
+    dc1.expect("inp_decode", "dc1", &[hidden])?;
+    let Saved { pre, scaled, a_gram, rstd } = saved;
+    let h = gelu::forward(cpu, &pre)?;
+    let dh = linear::backward(cpu, dy, &h, w2, dw2, Some(dc2), true)?.expect("asked for");
+    drop(h);
+    let dpre = gelu::backward(cpu, dh, &pre)?;
+    drop(pre);
+    // The last row of u is added to every row of `pre`, as c1 is.
+    let mut du = Tensor::zeros(f.u.shape());
+    let (du_images, du_shift) = du.data.split_at_mut(b * r * hidden);
+    linear::add_column_sums(cpu, &dpre.data, du_shift);
+    dc1.data.iter_mut().zip(du_shift).for_each(|(y, x)| *y += *x);
+    let mut dscaled = Tensor::zeros(a.shape());
+    each(b, du_images, |i, du| {
+        let (x, d) = (Mat::transposed(scaled.slab(i), r), Mat::plain(dpre.slab(i), hidden));
+        gemm(cpu, [r, hidden, n], x, d, du, hidden, Start::Zero);
+    });
+    each(b, &mut dscaled.data, |i, out| {
+        let u = Mat::transposed(&f.u.data[i * r * hidden..][..r * hidden], hidden);
+        gemm(cpu, [n, r, hidden], Mat::plain(dpre.slab(i), hidden), u, out, r, Start::Zero);
+    });
+    drop(dpre);
+    // da = rstd·dscaled + 2·dvar·(a·gram) + dy·mᵀ; `weighted` becomes dvar·a.
+    let mut da = dscaled;
+    let mut weighted = a.clone();
+    let mut rows: Vec<_> = (da.data.chunks_mut(ROWS * r)).zip(weighted.data.chunks_mut(ROWS * r)).collect();
+    cpu.for_chunks(&mut rows, 1, |i, part| {
+        let (da, weighted) = &mut part[0];
+        let (rstd, a_gram) = (&rstd[i * ROWS..], &a_gram.data[i * ROWS * r..][..da.len()]);
+        cpu.dispatch(Variance { da, weighted, rstd, a_gram, r });
+    });
+    let mut dm = Tensor::zeros(f.m.shape());
+    let mut dgram = Tensor::zeros(f.gram.shape());
+    each(b, &mut dgram.data, |i, out| {
+        let (a, w) = (Mat::transposed(a.slab(i), r), Mat::plain(weighted.slab(i), r));
+        gemm(cpu, [r, r, n], a, w, out, r, Start::Zero);
+    });
+    each(b, &mut dm.data, |i, out| {
+        let (a, dy) = (Mat::transposed(a.slab(i), r), Mat::plain(dy.slab(i), c));
+        gemm(cpu, [r, c, n], a, dy, out, c, Start::Zero);
+    });
+    each(b, &mut da.data, |i, out| {
+        let (dy, m) = (Mat::plain(dy.slab(i), c), Mat::transposed(f.m.slab(i), c));
+        gemm(cpu, [n, r, c], dy, m, out, r, Start::Add);
+    });
+    Ok((da, Gradients { m: dm, u: du, gram: dgram }))
+}
+
+/// da, which comes as the gradient of `rstd·a`, and `dvar·a` in place of a.
+struct Variance<'a, E> {
+    da: &'a mut [E],
+    weighted: &'a mut [E],
+    rstd: &'a [E],
+    a_gram: &'a [E],
+    r: usize,
+}
+impl<E: Elem> Kernel<E> for Variance<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd<E = E>>(self, s: S) {
+        let Self { da, weighted, rstd, a_gram, r } = self;
+        let rows = da.chunks_exact_mut(r).zip(weighted.chunks_exact_mut(r));
+        for (((da, a), rstd), a_gram) in rows.zip(rstd).zip(a_gram.chunks_exact(r)) {
+            let drstd = slice::dot(s, da, a);
+            let clamped = slice::dot(s, a, a_gram) < E::ZERO;
+            let half = E::from_f64(-0.5);
+            let dvar = if clamped { E::ZERO } else { half * *rstd * *rstd * *rstd * drstd };
+            let (by, twice) = (s.splat(*rstd), s.splat(dvar + dvar));
+            slice::zip(s, da, a_gram, |d, g| s.fma(twice, g, s.mul(by, d)));
+            slice::scale(s, a, dvar);
+        }
+    }
+}
