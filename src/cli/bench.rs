@@ -1,4 +1,6 @@
-//! `bench`: how long a frame takes from its pixels to its score, stage by stage.
+//! `bench`: how long a frame takes from its pixels to its score, stage by stage; or a training step.
+
+mod train;
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -17,11 +19,13 @@ use inp_former::model::{Config, Model, inp_former as net};
 use inp_former::ops::anomaly_map;
 use inp_former::ops::preprocess::{self, Cropper, ImageView};
 use inp_former::runtime::{Cpu, Tensor};
+use inp_former::train::step;
 use serde_json::{Map, Value, json};
 
 use super::device::Place;
 use super::subject::{HEIGHT, Subject, WIDTH, frame};
 use super::{Common, Done, inputs, print};
+use train::{Source, Training};
 
 #[derive(Args)]
 pub struct Bench {
@@ -45,9 +49,15 @@ pub struct Bench {
     /// Run a call for each line on standard input and print its milliseconds
     #[arg(long, conflicts_with_all = ["iters", "json", "file"])]
     serve: bool,
-    /// The fast scorer, or the plain model that it is checked against
+    /// The fast scorer, or the plain model that it is checked against; of a training, its exact folds or the plain form
     #[arg(long, value_enum, default_value = "engine")]
     path: Path,
+    /// Measure training steps instead, on one batch: with the encoder in each, or on kept features
+    #[arg(long, value_enum, conflicts_with = "file")]
+    train: Option<Source>,
+    /// Normalised pictures of --train: a safetensors file with `input` (B, 3, X, X), instead of --batch frames
+    #[arg(long, value_name = "FILE", requires = "train")]
+    input: Option<PathBuf>,
 }
 
 #[derive(ValueEnum, Clone, Copy)]
@@ -61,6 +71,9 @@ type Stage<'a> = &'a mut dyn FnMut(&'static str);
 
 impl Bench {
     pub fn run(self, common: &Common) -> Result<Done> {
+        if let Some(source) = self.train {
+            return self.training(common, source);
+        }
         let mut place = match self.path {
             Path::Engine => common.place()?,
             Path::Model => {
@@ -178,6 +191,31 @@ impl Bench {
             write_atomic(path, json.as_bytes())?;
         }
         print(&if std::io::stdout().is_terminal() { report.table() } else { json })?;
+        Ok(Done::All)
+    }
+}
+
+impl Bench {
+    fn training(&self, common: &Common, source: Source) -> Result<Done> {
+        if let Some(path) = &self.json {
+            inputs::make_parent(path)?;
+        }
+        let (cpu, model) = (common.cpu()?, self.subject.open(common)?);
+        let input = self.input.as_ref().map(|path| inputs::tensor(path)).transpose()?;
+        let form = match self.path {
+            Path::Engine => step::Path::Folds,
+            Path::Model => step::Path::Plain,
+        };
+        let mut training = Training::new(cpu, model, self.batch.into(), input, source, form)?;
+        if self.serve {
+            training.serve()?;
+            return Ok(Done::All);
+        }
+        let json = training.measure(&self.subject.name(), self.warmup, self.iters.unwrap_or(10))?;
+        if let Some(path) = &self.json {
+            write_atomic(path, json.as_bytes())?;
+        }
+        print(&json)?;
         Ok(Done::All)
     }
 }

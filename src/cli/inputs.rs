@@ -6,7 +6,16 @@ use std::path::{Component, Path, PathBuf};
 
 use inp_former::data::image::is_image;
 use inp_former::error::IoContext;
+use inp_former::runtime::Tensor;
+use inp_former::runtime::weights::WeightFile;
 use inp_former::{Error, Result};
+
+/// The tensor `input` of a safetensors file.
+pub fn tensor(path: &Path) -> Result<Tensor> {
+    let file = WeightFile::read(path)?;
+    let raw = file.tensors.get("input").ok_or_else(|| Error::file(path, "there is no tensor `input`"))?;
+    raw.to_f32().map_err(|e| super::score::about(path, e))
+}
 
 /// One picture to work on.
 #[derive(Clone, Debug)]

@@ -112,9 +112,7 @@ impl Trace {
             return Ok(input);
         }
         let path = self.input.as_ref().expect("clap asks for one of the two");
-        let file = WeightFile::read(path)?;
-        let raw = file.tensors.get("input").ok_or_else(|| Error::file(path, "there is no tensor `input`"))?;
-        let input = raw.to_f32().map_err(|e| super::score::about(path, e))?;
+        let input = super::inputs::tensor(path)?;
         match *input.shape() {
             [b, 3, h, w] if b > 0 && h == w && h > 0 && h % PATCH == 0 => Ok(input),
             _ => Err(Error::file(

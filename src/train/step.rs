@@ -53,24 +53,36 @@ pub fn gradients<E: Elem>(
     path: Path,
 ) -> Result<Gradients<E>> {
     let mut grads = Trained::zeros(cfg);
-    let [loss_cos, g_loss] = match path {
+    let l = match path {
         Path::Folds => {
             let head = folded::forward(cpu, p, cfg, features)?;
-            let (losses, dde, dinp) = losses(cpu, features, &head.de, &head.fused, &head.inp, &head.gather)?;
-            folded::backward(cpu, p, cfg, head, &dde, dinp, &mut grads)?;
-            losses
+            let mut l = losses(cpu, features, &head.de, &head.fused, &head.inp, &head.gather)?;
+            let dinp = std::mem::take(&mut l.dinp);
+            folded::backward(cpu, p, cfg, head, &l.dde, dinp, &mut grads)?;
+            l
         }
         Path::Plain => {
             let head = inp_former::forward(cpu, p, cfg, features, false, &mut |_, _| {})?;
-            let (losses, dde, dinp) = losses(cpu, features, &head.de, &head.fused, &head.inp, &head.gather)?;
-            inp_former::backward(cpu, p, cfg, head, &dde, dinp, &mut grads)?;
-            losses
+            let mut l = losses(cpu, features, &head.de, &head.fused, &head.inp, &head.gather)?;
+            let dinp = std::mem::take(&mut l.dinp);
+            inp_former::backward(cpu, p, cfg, head, &l.dde, dinp, &mut grads)?;
+            l
         }
     };
-    Ok(Gradients { loss: loss_cos + GATHER_WEIGHT * g_loss, loss_cos, g_loss, grads })
+    Ok(Gradients { loss: l.loss, loss_cos: l.loss_cos, g_loss: l.g_loss, grads })
 }
 
-/// Reconstruction and coherence loss; their gradients of each decoder group and of the prototypes.
+/// Losses as in [`Gradients`], and their gradients.
+struct Losses<E: Elem> {
+    loss: f64,
+    loss_cos: f64,
+    g_loss: f64,
+    /// Of each decoder group `(B, N, C)`.
+    dde: Vec<Tensor<E>>,
+    /// Of the prototypes `(B, P, C)`: the coherence loss's part.
+    dinp: Tensor<E>,
+}
+
 fn losses<E: Elem>(
     cpu: &Cpu,
     features: &Features<E>,
@@ -78,7 +90,7 @@ fn losses<E: Elem>(
     fused: &Tensor<E>,
     inp: &Tensor<E>,
     gather: &gather_loss::Saved<E>,
-) -> Result<([f64; 2], Vec<Tensor<E>>, Tensor<E>)> {
+) -> Result<Losses<E>> {
     let groups = de.len() as f64;
     let (mut loss_cos, mut dde) = (0.0, Vec::new());
     for (a, d) in features.groups.iter().zip(de) {
@@ -94,7 +106,7 @@ fn losses<E: Elem>(
         )));
     }
     let dinp = gather_loss::backward(cpu, fused, inp, gather, E::from_f64(GATHER_WEIGHT))?;
-    Ok(([loss_cos, g_loss], dde, dinp))
+    Ok(Losses { loss, loss_cos, g_loss, dde, dinp })
 }
 
 /// Optimiser moments of every trained tensor, and the number of updates made.

@@ -105,6 +105,35 @@ fn serving_answers_every_line_with_milliseconds() {
 }
 
 #[test]
+fn training_steps_find_the_same_first_loss_by_either_path_and_then_a_smaller_one() {
+    let place = Place::with_model();
+    for (args, stage) in [("fresh", true), ("cached", false)] {
+        let ran =
+            place.run(&format!("bench --model model.safetensors --train {args} --batch 2 --iters 2")).ok();
+        let v: Value = serde_json::from_str(&ran.out).unwrap();
+        ordered(&v["ms"]);
+        assert_eq!((v["train"].as_str(), v["path"].as_str()), (Some(args), Some("folds")));
+        assert_eq!((v["batch"].as_u64(), v["iters"].as_u64()), (Some(2), Some(2)));
+        // Without the encoder only the clock's own time is left.
+        assert_eq!(number(&v["stages"]["encoder"]) > 0.1, stage, "{v}");
+    }
+    let serve = |path: &str| -> Vec<f64> {
+        let args = format!("bench --model model.safetensors --train cached --serve --path {path}");
+        let ran = place.feed(&args, "go\ngo\ngo\n").ok();
+        let fields = ran.out.lines().map(|l| l.split(' ').map(|x| x.parse().unwrap()).collect::<Vec<f64>>());
+        fields
+            .map(|f| {
+                assert!(f.len() == 2 && f[0] > 0.0);
+                f[1]
+            })
+            .collect()
+    };
+    let (folds, plain) = (serve("engine"), serve("model"));
+    assert!(folds.len() == 3 && folds[2] < folds[0], "{folds:?}");
+    folds.iter().zip(&plain).for_each(|(a, b)| assert!((a / b - 1.0).abs() <= 1e-3, "{folds:?} {plain:?}"));
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let place = Place::with_model();
     for (args, said) in [
@@ -126,6 +155,8 @@ fn what_cannot_be_measured_is_refused() {
         ("--model model.safetensors --file nowhere.png", "nowhere.png"),
         ("--model model.safetensors --json model.safetensors/b.json", "model.safetensors"),
         ("--path gpu", "'gpu'"),
+        ("--model model.safetensors --input x", "--train"),
+        ("--model model.safetensors --train cached --input model.safetensors", "there is no tensor `input`"),
     ] {
         let ran = place.run(&format!("bench {args} --quiet")).ended(2, said);
         assert!(ran.out.is_empty(), "{args}: {}", ran.out);
