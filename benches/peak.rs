@@ -6,12 +6,15 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
+use inp_former::runtime::simd::int8::{Dot, MR, NR, Tile};
 use inp_former::runtime::{Cpu, Elem, Kernel, Simd, Tensor};
 
 /// What a kernel does in one call.
 pub enum Work {
     /// Floating-point operations, a multiply-add being two.
     Flop(f64),
+    /// Operations on bytes summed in i32, a multiply-add being two.
+    Int8(f64),
     /// Bytes that it must read and write at least.
     Bytes(f64),
 }
@@ -48,6 +51,7 @@ pub fn time<T>(c: &mut Criterion, op: &str, case: &str, cpu: &Cpu, work: Work, m
     if best.get().is_finite() {
         let (rate, unit, peak) = match work {
             Work::Flop(n) => (n / best.get() / 1e9, "GFLOP/s", gflops(cpu)),
+            Work::Int8(n) => (n / best.get() / 1e9, "GOP/s", gops(cpu)),
             Work::Bytes(n) => (n / best.get() / 1e9, "GB/s", bandwidth(cpu)),
         };
         let (ms, share, tier) = (best.get() * 1e3, 100.0 * rate / peak, cpu.tier().name());
@@ -87,6 +91,29 @@ fn gflops(cpu: &Cpu) -> f64 {
                 })
             })
     })
+}
+
+/// int8 peak of one thread or of all, GOP/s, every thread busy: register tiles whose operands lie in the nearest cache.
+fn gops(cpu: &Cpu) -> f64 {
+    static PEAK: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
+    const K4: usize = 64;
+    const TIMES: usize = 4096;
+    let dot = Dot::of(cpu.tier());
+    let work = || {
+        let (a, b, less) = ([1u8; 4 * K4], [1i8; 4 * K4 * NR], [0; NR]);
+        let mut out = [0.0f32; MR * NR];
+        for _ in 0..TIMES {
+            let (a, b, less) = (a.as_ptr(), b.as_ptr(), less.as_ptr());
+            // Every row is the first.
+            let tile = Tile { shape: [MR, NR], k4: K4, a, ld: 0, b, less, out: out.as_mut_ptr(), ahead: b };
+            // SAFETY: the operands are as long as the tile says, and `of` gives what the chip has.
+            unsafe { dot.tile(black_box(tile)) };
+        }
+        black_box(out[0]);
+    };
+    let ops = cpu.threads() as f64 * (2 * MR * NR * 4 * K4 * TIMES) as f64;
+    *PEAK[(cpu.threads() > 1) as usize]
+        .get_or_init(|| ops / 1e9 / best(|| cpu.run(cpu.threads(), |_| work())))
 }
 
 /// Read and write rate of copying 8 MB (in the last-level cache of most chips) on one thread or on all, GB/s.

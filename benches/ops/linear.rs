@@ -2,7 +2,7 @@
 //! `packed`, what the engine runs.
 
 use inp_former::ops::linear::packed::{self, Epilogue, Input, Packed};
-use inp_former::ops::linear::{self, cuda};
+use inp_former::ops::linear::{self, cuda, int8};
 use inp_former::runtime::cuda::{Machine, Stream};
 use inp_former::runtime::{DType, Tensor};
 
@@ -38,6 +38,11 @@ pub fn all(c: &mut criterion::Criterion) {
         ([784, 1536, 36], 0),
     ] {
         packed(c, [m, n, k], tail);
+    }
+    for [n, k] in
+        [[3072, 768], [768, 3072], [2304, 768], [768, 768], [1536, 384], [384, 1536], [1152, 384], [384, 384]]
+    {
+        in_int8(c, [789, n, k]);
     }
     on_gpu(c);
 }
@@ -113,5 +118,48 @@ fn packed(c: &mut criterion::Criterion, [m, n, k]: [usize; 3], tail: usize) {
         close(&case, &y[..5 * n], &want, 1e-5);
         let flop = Work::Flop(2.0 * (m * n * (k + tail)) as f64);
         time(c, "linear", &case, &cpu, flop, || run(&mut y));
+    }
+}
+
+/// One layer in int8 (store, and GELU where the layer widens), and the passes that round its input.
+fn in_int8(c: &mut criterion::Criterion, [m, n, k]: [usize; 3]) {
+    let (x, w, b) = (random("x", &[m, k]), random("w", &[n, k]), random("b", &[n]));
+    let by = vec![1.0; k];
+    for cpu in cpus() {
+        let weights = int8::Packed::new(&cpu, &w.data, n, k, b.data.clone());
+        let mut rows = int8::Rows::new(m, k);
+        rows.quantise(&cpu, &x.data, &by);
+        let (x8, w8) = (rows.dequantised(), weights.dequantised());
+        let want: Vec<f64> = (0..5 * n)
+            .map(|e| {
+                let (x, w) = (&x8[e / n * k..][..k], &w8[e % n * k..][..k]);
+                b.data[e % n] as f64 + x.iter().zip(w).map(|(x, w)| *x as f64 * *w as f64).sum::<f64>()
+            })
+            .collect();
+        let mut y = vec![0.0; m * n];
+        int8::forward(&cpu, &rows, &weights, &mut y, n, Epilogue::Store, None);
+        close("int8", &y[..5 * n], &want, 1e-5);
+        let epilogues = [("store", Epilogue::Store), ("gelu", Epilogue::Gelu)];
+        for (name, epilogue) in epilogues.into_iter().take(if n == 4 * k { 2 } else { 1 }) {
+            let case = format!("int8/{m}x{n}x{k}/{name}");
+            time(c, "linear", &case, &cpu, Work::Int8(2.0 * (m * n * k) as f64), || {
+                int8::forward(&cpu, &rows, &weights, &mut y, n, epilogue, None)
+            });
+        }
+        if n != k {
+            continue;
+        }
+        for k in [k, 4 * k] {
+            let (x, by) = (random("x", &[m, k]), vec![1.0; k]);
+            let mut rows = int8::Rows::new(m, k);
+            let bytes = Work::Bytes(5.0 * (m * k) as f64);
+            time(c, "linear", &format!("int8/{m}x{k}/quantise"), &cpu, bytes, || {
+                rows.quantise(&cpu, &x.data, &by)
+            });
+            let bytes = Work::Bytes(5.0 * (m * k) as f64);
+            time(c, "linear", &format!("int8/{m}x{k}/normalise"), &cpu, bytes, || {
+                rows.normalise(&cpu, &x.data, 1e-6, &by)
+            });
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod cuda;
 pub mod gemm;
+pub mod int8;
 pub(crate) mod micro;
 pub(crate) mod pack;
 pub mod packed;

@@ -7,6 +7,7 @@
 pub mod aligned;
 pub mod avx2;
 pub mod avx512;
+pub mod int8;
 pub mod math;
 pub mod scalar;
 pub mod slice;
@@ -142,6 +143,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_n(self, p: *const Self::E, n: usize) -> Self::V;
     /// Writes the first `n <= LANES` elements.
     unsafe fn store_n(self, p: *mut Self::E, n: usize, v: Self::V);
+    /// Writes the first `n <= LANES` elements as bytes: the nearest integer (ties to even) plus 128, for magnitudes that
+    /// round to at most 127; anything for others.
+    unsafe fn store_u8(self, p: *mut u8, n: usize, v: Self::V);
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.

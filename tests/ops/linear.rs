@@ -1,6 +1,7 @@
 //! `linear` and its matrix product against naive f64 loops.
 
 mod cuda;
+mod int8;
 mod packed;
 
 use inp_former::ops::linear::{

@@ -2,8 +2,6 @@
 
 use std::ops::{Deref, DerefMut};
 
-use super::Elem;
-
 /// Bytes of a cache line, and of the widest vector.
 pub const LINE: usize = 64;
 
@@ -16,15 +14,15 @@ pub struct Aligned<E> {
     len: usize,
 }
 
-impl<E: Elem> Aligned<E> {
+impl<E: Copy + Default> Aligned<E> {
     /// `len` zeros; their pages are only touched when used.
     pub fn zeros(len: usize) -> Self {
-        let data = vec![E::ZERO; len + LINE / size_of::<E>()];
+        let data = vec![E::default(); len + LINE / size_of::<E>()];
         Self { first: data.as_ptr().align_offset(LINE), data, len }
     }
 }
 
-impl<E: Elem> Clone for Aligned<E> {
+impl<E: Copy + Default> Clone for Aligned<E> {
     fn clone(&self) -> Self {
         let mut new = Self::zeros(self.len);
         new.copy_from_slice(self);

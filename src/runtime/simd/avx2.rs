@@ -103,6 +103,15 @@ pub(super) mod x86 {
             unsafe { _mm256_maskstore_ps(p, tail_mask(n), v) }
         }
         #[inline(always)]
+        unsafe fn store_u8(self, p: *mut u8, n: usize, v: __m256) {
+            unsafe {
+                let x = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(128));
+                let x = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+                let bytes = _mm_cvtsi128_si64(_mm_packus_epi16(x, x)).to_le_bytes();
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, n);
+            }
+        }
+        #[inline(always)]
         fn add(self, a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_add_ps(a, b) }
         }

@@ -77,6 +77,13 @@ mod x86 {
             unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as u16, v) }
         }
         #[inline(always)]
+        unsafe fn store_u8(self, p: *mut u8, n: usize, v: __m512) {
+            unsafe {
+                let x = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(128));
+                _mm_mask_storeu_epi8(p.cast(), ((1u32 << n) - 1) as u16, _mm512_cvtepi32_epi8(x));
+            }
+        }
+        #[inline(always)]
         fn add(self, a: __m512, b: __m512) -> __m512 {
             unsafe { _mm512_add_ps(a, b) }
         }

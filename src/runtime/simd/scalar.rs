@@ -57,6 +57,12 @@ macro_rules! scalar {
                 }
             }
             #[inline(always)]
+            unsafe fn store_u8(self, p: *mut u8, n: usize, v: Self::V) {
+                for i in 0..n {
+                    unsafe { *p.add(i) = (v[i].round_ties_even() + 128.0) as u8 };
+                }
+            }
+            #[inline(always)]
             fn add(self, a: Self::V, b: Self::V) -> Self::V {
                 std::array::from_fn(|i| a[i] + b[i])
             }
