@@ -85,7 +85,8 @@ impl Dot {
     }
     /// Computes a tile.
     ///
-    /// SAFETY: the chip has it; the tile's operands hold what their comments say.
+    /// # Safety
+    /// SAFETY is the caller's: the chip has it, and the tile's operands hold what their comments say.
     pub unsafe fn tile(self, t: Tile) {
         debug_assert!(t.shape[0] >= 1 && t.shape[0] <= MR && t.shape[1] <= NR);
         // SAFETY: the caller's.
