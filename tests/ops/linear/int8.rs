@@ -141,7 +141,7 @@ fn every_epilogue_equals_f64_on_the_rounded_operands() {
 #[test]
 fn the_largest_bytes_do_not_saturate() {
     let [m, n, k] = [9, 49, 1024];
-    let sign = |e: usize| if e % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |e: usize| if e.is_multiple_of(2) { 1.0 } else { -1.0 };
     for (x_sign, w_sign) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let mut case = Case::new([m, n, k]);
         case.by.data.fill(1.0);
