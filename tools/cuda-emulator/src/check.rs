@@ -300,13 +300,16 @@ impl Block {
             return;
         }
         for lane in lanes(a.mask) {
-            let thread = warp * 32 + lane;
-            let first = u64::from(thread) * self.launch.local_bytes + resolved[lane as usize];
+            let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
+            // Frames further down and what alloca took are not watched.
+            if at + u64::from(a.bytes) > self.launch.local_bytes {
+                continue;
+            }
+            let first = u64::from(thread) * self.launch.local_bytes + at;
             let end = self.local.len() as u64 * 8;
             let bits = first.min(end)..(first + u64::from(a.bytes)).min(end);
             if a.kind == Kind::Read {
                 if bits.clone().any(|b| self.local[(b / 8) as usize] >> (b % 8) & 1 == 0) {
-                    let at = resolved[lane as usize];
                     let what = format!("{} bytes at local address {at:#x} were never written", a.bytes);
                     self.report(Tool::Initcheck, "local", thread, true, None, what);
                 }

@@ -222,6 +222,29 @@ fn fault(body: &str, options: Options) -> (u32, Code, String) {
 }
 
 #[test]
+fn memory_is_taken_from_the_stack_and_given_back() {
+    // Two arrays of each thread, the second of a size of its own and taken again at the same place.
+    let body = format!(
+        "{MINE} shl.b32 %r3, %r2, 2; add.u32 %r3, %r3, 4; cvt.u64.u32 %rd7, %r3;
+        alloca.u64 %rd2, 68, 32; st.local.u32 [%rd2+64], %r0; stacksave.u64 %rd3; alloca.u64 %rd4, %rd7;
+        cvta.local.u64 %rd8, %rd4; add.u64 %rd8, %rd8, %rd7; st.u32 [%rd8-4], %r2; stackrestore.u64 %rd3;
+        cvt.u32.u64 %r4, %rd3; stackrestore.u32 %r4; alloca.u32 %r4, %r3, 4; cvt.u64.u32 %rd5, %r4; add.u64 %rd4, %rd4, 4;
+        sub.u64 %rd6, %rd4, %rd5; cvt.u32.u64 %r5, %rd6; and.b64 %rd6, %rd2, 31; cvt.u32.u64 %r6, %rd6;
+        ld.local.u32 %r7, [%rd2+64]; mad.lo.u32 %r7, %r5, 1000, %r7; mad.lo.u32 %r7, %r6, 77, %r7;
+        st.global.u32 [%rd1], %r7; ret;"
+    );
+    // Behind 68 bytes, aligned to 8 and to 4.
+    check(&kernel(OUT, &body), 2, 64, |i| i + 8 * 1000);
+    let fails = |body: &str| fault(&format!("{body} ret;"), Options::default()).1;
+    let past = "alloca.u64 %rd2, 16; ld.local.u32 %r1, [%rd2+16];";
+    assert_eq!(fails(past), Code::IllegalAddress);
+    let gone = "stacksave.u64 %rd3; alloca.u64 %rd2, 16; stackrestore.u64 %rd3; st.local.u32 [%rd2], %r1;";
+    assert_eq!(fails(gone), Code::IllegalAddress);
+    assert_eq!(fails("alloca.u64 %rd2, 1000000;"), Code::HardwareStackError);
+    assert_eq!(fails("mov.u64 %rd2, 5; stackrestore.u64 %rd2;"), Code::HardwareStackError);
+}
+
+#[test]
 fn deadlocks_and_endless_loops_end() {
     let body = "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 32;\n@%p1 bar.sync 3, 64;\nret;";
     for options in schedules() {

@@ -130,6 +130,9 @@ impl Cta<'_> {
     }
 
     fn local(&mut self, thread: usize, at: u64, bytes: u64) -> Option<*mut u8> {
+        if at >= super::ops::stack::BASE {
+            return self.stacks.get_mut(thread)?.find(at, bytes);
+        }
         let program = self.launch.program;
         let first = program.functions[self.launch.kernel].local_bytes;
         let (depth, inside, size) = if at < first {

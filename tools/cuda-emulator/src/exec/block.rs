@@ -79,6 +79,7 @@ impl<'l> Block<'l> {
                 clock: 0,
                 printed: String::new(),
                 frames: vec![],
+                stacks: vec![],
                 random: None,
             },
             warps: (0..threads.div_ceil(32)).map(warp).collect(),
@@ -106,6 +107,9 @@ impl<'l> Block<'l> {
             self.cta.shared.fill(ops::copy::POISON);
         }
         self.cta.grow(0)?;
+        if launch.program.takes_stack {
+            self.cta.stacks = vec![Default::default(); self.warps.len() * 32];
+        }
         self.warps.iter_mut().for_each(|w| w.start(&self.cta, launch.kernel as u32, poison));
         let n = self.warps.len();
         for b in &mut self.barriers {

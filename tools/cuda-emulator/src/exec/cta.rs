@@ -80,6 +80,8 @@ pub struct Cta<'l> {
     pub printed: String,
     /// Local and param memory of every thread, by depth of call.
     pub(super) frames: Vec<[Vec<u8>; 2]>,
+    /// What threads have taken by alloca, where the module has any.
+    pub(super) stacks: Vec<super::ops::stack::Stack>,
     /// A generator for adversarial choices; `None` in the plain schedule.
     pub random: Option<Random>,
 }

@@ -28,6 +28,8 @@ pub struct Program {
     pub(super) param_stride: u64,
     /// Whether any function calls another.
     pub(super) makes_calls: bool,
+    /// Whether any function has an alloca or its kin.
+    pub(super) takes_stack: bool,
 }
 
 /// One decoded function.

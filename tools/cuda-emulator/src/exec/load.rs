@@ -214,6 +214,7 @@ impl Program {
             callee_local: 0,
             param_stride: 0,
             makes_calls: false,
+            takes_stack: false,
         }
     }
 
@@ -252,7 +253,11 @@ impl Program {
         };
         self.callee_local = module.functions.iter().filter(|f| !f.entry).map(local).max().unwrap_or(0);
         let reached = reached(module);
-        self.makes_calls = module.functions.iter().any(|f| f.body.iter().any(|i| i.op == "call"));
+        let any = |ops: &[&str]| {
+            module.functions.iter().any(|f| f.body.iter().any(|i| ops.contains(&i.op.as_str())))
+        };
+        self.makes_calls = any(&["call"]);
+        self.takes_stack = any(&["alloca", "stacksave", "stackrestore"]);
         for (n, f) in module.functions.iter().enumerate() {
             let start = if reached[n].iter().any(|s| shared.contains(s)) { common } else { 0 };
             let code = self.function_of(module, n, f, start, local(f), &symbols, &functions, &layouts, wrong);

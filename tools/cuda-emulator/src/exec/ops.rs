@@ -15,6 +15,7 @@ pub mod memory;
 pub mod mov;
 pub mod round;
 pub mod select;
+pub mod stack;
 pub mod sync;
 pub mod tensor;
 pub mod video;
@@ -41,4 +42,5 @@ pub const FAMILIES: &[fn(&Scope, &Instr) -> Decoded] = &[
     cvt::decode,
     warpops::decode,
     video::decode,
+    stack::decode,
 ];

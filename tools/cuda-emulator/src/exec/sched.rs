@@ -1,6 +1,6 @@
 //! One warp's lanes: which of them run next, and until when.
 
-use super::ops::flow;
+use super::ops::{flow, stack::Stack};
 use super::{Barrier, Cta, Flow, Mask, Warp, special};
 use crate::error::{Code, Fault};
 
@@ -409,6 +409,7 @@ impl Thread32 {
         (0..32)
             .filter(|l| mask >> l & 1 == 1)
             .for_each(|l| self.returns[g.depth as usize][l] = (g.function, pc + 1));
+        self.stacks(cta, mask, Stack::enter);
         self.remove(self.running, mask, pc);
         self.place(mask, |lane| (depth, to[lane], 0));
         self.w.enter(depth);
@@ -424,6 +425,7 @@ impl Thread32 {
 
     fn ret(&mut self, cta: &mut Cta, chosen: usize, mask: Mask, pc: u32) -> Result<(), Fault> {
         let depth = self.groups[chosen].depth - 1;
+        self.stacks(cta, mask, Stack::leave);
         self.remove(chosen, mask, pc);
         let to = self.returns[depth as usize];
         self.place(mask, |lane| (depth, to[lane].0, to[lane].1));
@@ -439,6 +441,12 @@ impl Thread32 {
             }
         }
         Ok(())
+    }
+
+    /// What lanes took by alloca follows their calls.
+    fn stacks(&self, cta: &mut Cta, mask: Mask, f: fn(&mut Stack)) {
+        let own = cta.stacks.iter_mut().skip(self.w.id as usize * 32).take(32);
+        own.enumerate().filter(|(l, _)| mask >> l & 1 == 1).for_each(|(_, s)| f(s));
     }
 
     fn leave(&mut self, chosen: usize, mask: Mask, pc: u32) {
