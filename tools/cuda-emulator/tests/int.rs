@@ -129,6 +129,9 @@ fn carries() {
         let low = i128::from(v[0] < v[1]);
         if i128::from(v[1]) - i128::from(v[2]) - low < 0 { !0 } else { 0 }
     });
+    // Between additions and subtractions the flag is a carry: one of a + ~b + 1.
+    check_bits(m, "sub.cc.u32 %t0, %a, %b; addc.u32 %d, 0, 0;", 32, &[32; 2], |v| u64::from(v[0] >= v[1]));
+    check_bits(m, "add.cc.u32 %t0, %a, %b; subc.u32 %d, 5, 3;", 32, &[32; 2], |v| 1 + (v[0] + v[1] >> 32));
     // A lane that does not take part keeps its carry.
     let guarded =
         "add.cc.u32 %t0, 0xffffffff, 1; setp.eq.u32 %p, %a, 3; @%p add.cc.u32 %t0, 1, 1; addc.u32 %d, 0, 0;";

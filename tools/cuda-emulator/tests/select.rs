@@ -113,10 +113,12 @@ fn float_comparisons() {
             let join =
                 |n: usize| (32, (0..2000).map(|r| c[n].1[r] | c[n].1[1999 - r] << 16).collect::<Vec<u64>>());
             let pairs = [join(0), join(1)];
-            compare(m, &format!("set.{op}.{t}x2.{t}x2 %d, %a, %b;"), 32, &pairs, |v| {
-                let half = |by: u32| if is(v[0] >> by & 0xffff, v[1] >> by & 0xffff) { one } else { 0 };
-                half(0) | half(16) << 16
-            });
+            for (to, yes) in [(format!("{t}x2"), one), ("u32".into(), 0xffff)] {
+                compare(m, &format!("set.{op}.{to}.{t}x2 %d, %a, %b;"), 32, &pairs, |v| {
+                    let half = |by: u32| if is(v[0] >> by & 0xffff, v[1] >> by & 0xffff) { yes } else { 0 };
+                    half(0) | half(16) << 16
+                });
+            }
             let code = format!(
                 "setp.{op}.{t}x2 %p|%q, %a, %b; selp.u32 %t0, 1, 0, %p; selp.u32 %t1, 2, 0, %q; or.b32 %d, %t0, %t1;"
             );

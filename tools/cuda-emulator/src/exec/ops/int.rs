@@ -195,7 +195,8 @@ fn dot(s: &Scope, i: &Instr) -> Made {
     })
 }
 
-/// add.cc, addc, sub.cc, subc, mad.cc, madc: the carry (or borrow) out and in of each lane.
+/// add.cc, addc, sub.cc, subc, mad.cc, madc. A lane's flag is the carry; after a subtraction, which adds the complement,
+/// it is set when nothing was borrowed: nvcc's 128-bit division follows `subc.cc` by `addc`, and ptxas makes it so.
 fn carry(s: &Scope, i: &Instr, t: Type) -> Result<Exec, PtxError> {
     match t.bits() {
         32 => carry_of::<u32>(s, i, t),
@@ -204,9 +205,8 @@ fn carry(s: &Scope, i: &Instr, t: Type) -> Result<Exec, PtxError> {
     }
 }
 /// An integer with its carries.
-trait Carry: Scalar<W = Self> + Word {
+trait Carry: Scalar<W = Self> + Word + std::ops::Not<Output = Self> {
     fn add(self, b: Self, carry: bool) -> (Self, bool);
-    fn sub(self, b: Self, borrow: bool) -> (Self, bool);
     fn mul(self, b: Self, high: bool, signed: bool) -> Self;
 }
 macro_rules! carries {
@@ -216,12 +216,6 @@ macro_rules! carries {
             fn add(self, b: Self, carry: bool) -> (Self, bool) {
                 let ((x, c), k) = (self.overflowing_add(b), <$u>::from(carry));
                 let (x, d) = x.overflowing_add(k);
-                (x, c | d)
-            }
-            #[inline(always)]
-            fn sub(self, b: Self, borrow: bool) -> (Self, bool) {
-                let ((x, c), k) = (self.overflowing_sub(b), <$u>::from(borrow));
-                let (x, d) = x.overflowing_sub(k);
                 (x, c | d)
             }
             #[inline(always)]
@@ -252,10 +246,10 @@ simd! {
             let z = c.as_ref().map(|c| values::<T>(c, w));
             let (mut r, mut out) = ([T::default(); 32], 0);
             for l in 0..32 {
-                let k = takes && w.carry >> l & 1 == 1;
+                let k = if takes { w.carry >> l & 1 == 1 } else { sub };
                 let (v, o) = match z {
                     Some(z) => z[l].add(x[l].mul(y[l], high, signed), k),
-                    None if sub => x[l].sub(y[l], k),
+                    None if sub => x[l].add(!y[l], k),
                     None => x[l].add(y[l], k),
                 };
                 r[l] = v;

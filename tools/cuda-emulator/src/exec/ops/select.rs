@@ -104,6 +104,9 @@ fn finish(s: &Scope, i: &Instr) -> Result<Finish, PtxError> {
         return Err(wrong(i, "the destination must be a 32-bit (or narrower) register"));
     };
     Ok(match ty(i)? {
+        Type::U32 | Type::S32 if i.ty(1).is_some_and(|t| matches!(t, Type::F16x2 | Type::Bf16x2)) => {
+            Finish::Halves(d, 0xffff)
+        }
         Type::U32 | Type::S32 => Finish::Word(d, !0),
         Type::U16 | Type::S16 => Finish::Word(d, 0xffff),
         Type::F32 => Finish::Word(d, 1f32.to_bits()),
