@@ -14,6 +14,7 @@ import cutlass_library
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 INCLUDE = os.path.join(os.path.dirname(cutlass_library.__file__), "source", "include")
+UTILITIES = os.path.join(os.path.dirname(INCLUDE), "tools", "util", "include")
 CASES = []
 DTYPE = dict(half_t="f16", float="f32", bfloat16_t="bf16", tfloat32_t="f32", double="f64", int8_t="i8", uint8_t="u8", int="i32", E4="e4m3", E5="e5m2")
 BYTES = dict(f16=2, bf16=2, f32=4, f64=8, i8=1, u8=1, e4m3=1, e5m2=1)
@@ -26,9 +27,9 @@ def note(file, name, grid, block, shared, args, op, tolerance):
 
 
 def main():
-    for file, sm in [("cute_mma", 80), ("cute_fp8", 89), ("cute_copy", 80)]:
+    for file, sm in [("cute_mma", 80), ("cute_fp8", 89), ("cute_copy", 80), ("cute_store", 90), ("cute_sparse", 80)]:
         path = os.path.join(HERE, file + ".cu")
-        ptx = subprocess.run([sys.argv[1], "-ptx", f"-arch=sm_{sm}", "-std=c++17", "--expt-relaxed-constexpr", "-I", INCLUDE, path, "-o", "-"],
+        ptx = subprocess.run([sys.argv[1], "-ptx", f"-arch=sm_{sm}", "-std=c++17", "-w", "--expt-relaxed-constexpr", "-I", INCLUDE, "-I", UTILITIES, path, "-o", "-"],
                              check=True, capture_output=True, text=True).stdout
         with open(os.path.join(HERE, "cute", file + ".ptx"), "w") as f:
             f.write(re.sub(r"\n(\s*\n)+", "\n", ptx))
@@ -51,6 +52,23 @@ def main():
             d = DTYPE[dtype]
             note(file, name, [1, 1, 1], 128, 0, [dict(buffer=d, shape=[50, 64], fill="normal"), dict(buffer=d, shape=[64, 64], fill="poison", out=True), dict(i32=50)],
                  dict(kind="padded", rows=50), 0)
+        for name in re.findall(r"^STORED\((\w+),", open(path).read(), re.M):
+            k = 48
+            note(file, name, [1, 1, 1], 128, 0, [dict(buffer="f16", shape=[64, k], fill="normal"), dict(buffer="f16", shape=[64, k], fill="normal"),
+                 dict(buffer="f16", shape=[64, 64], fill="poison", out=True), dict(i32=k)], dict(kind="matmul", m=64, n=64, k=k, ta=False, tb=True, start=0), TOLERANCE["f16"])
+        for words in re.findall(r"^SPARSE\((.*)\)$", open(path).read(), re.M):
+            name, t, c, e, m, n, bk, wm, wn, _ = words.split(", ")
+            d = DTYPE[t.split("::")[-1]]
+            m, n, bk, wm, wn = map(int, (m, n, bk, wm, wn))
+            k, bits = 5 * bk, 32 if e == "uint32_t" else 16
+            group, fill = (2, "one_of_two") if d == "f32" else (4, "two_of_four")
+            e = dict(buffer=f"u{bits}", shape=[m, k // group * 4 // bits], fill=fill)
+            values = dict(i8="integers -128 127", f32="tf32").get(d, "normal")
+            # Three stages of a, b and metadata; the epilogue takes less.
+            shared = 3 * (bk * BYTES[d] * (m // 2 + n) + m * bk // group // 2)
+            note(file, name, [1, 1, 1], 32 * (m // wm) * (n // wn), shared, [dict(buffer=d, shape=[m, k // 2], fill=values), dict(buffer=d, shape=[n, k], fill=values), e,
+                 dict(e, fill="poison"), dict(buffer=d, shape=[m, k], fill="poison", out=True), dict(buffer=DTYPE[c], shape=[m, n], fill="poison", out=True), dict(i32=n), dict(i32=k)],
+                 dict(kind="sparse", m=m, n=n, k=k, group=group), TOLERANCE[DTYPE[c]])
     note("cute_copy", "movm", [1, 1, 1], 32, 0, [dict(buffer="f16", shape=[8, 8], fill="normal"), dict(buffer="f16", shape=[8, 8], fill="poison", out=True)],
          dict(kind="transpose", m=8, n=8), 0)
     with open(os.path.join(HERE, "cute.json"), "w") as f:

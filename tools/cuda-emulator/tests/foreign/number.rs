@@ -12,6 +12,8 @@ pub enum Number {
     E5m2,
     I8,
     U8,
+    U16,
+    U32,
     I32,
     I64,
 }
@@ -28,6 +30,8 @@ impl Number {
             "e5m2" => E5m2,
             "i8" => I8,
             "u8" => U8,
+            "u16" => U16,
+            "u32" => U32,
             "i32" => I32,
             "i64" => I64,
             _ => panic!("no number format is called {s}"),
@@ -36,8 +40,8 @@ impl Number {
     pub fn bytes(self) -> usize {
         match self {
             F64 | I64 => 8,
-            F32 | I32 => 4,
-            F16 | Bf16 => 2,
+            F32 | I32 | U32 => 4,
+            F16 | Bf16 | U16 => 2,
             E4m3 | E5m2 | I8 | U8 => 1,
         }
     }
@@ -70,7 +74,7 @@ impl Number {
             F64 => x.to_bits(),
             I64 => x as i64 as u64,
             I32 | I8 => x as i64 as u64,
-            U8 => x as u64,
+            U8 | U16 | U32 => x as u64,
             F32 => u64::from((x as f32).to_bits()),
             Bf16 => u64::from((x as f32).to_bits() >> 16),
             F16 | E4m3 | E5m2 => {
@@ -89,7 +93,7 @@ impl Number {
             I64 => bits as i64 as f64,
             I32 => f64::from(bits as u32 as i32),
             I8 => f64::from(bits as u8 as i8),
-            U8 => f64::from(bits as u8),
+            U8 | U16 | U32 => bits as f64,
             F32 => f64::from(f32::from_bits(bits as u32)),
             Bf16 => f64::from(f32::from_bits((bits as u32) << 16)),
             F16 | E4m3 | E5m2 => {
@@ -147,7 +151,8 @@ impl Random {
     fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 * f64::powi(2., -53)
     }
-    /// Numbers of a format: `normal`, `tf32` (normal, of that precision), `uniform [LIMIT]`, `integers LOW HIGH`, `zero`.
+    /// Numbers of a format: `normal`, `tf32` (normal, of that precision), `uniform [LIMIT]`, `integers LOW HIGH`, `zero`,
+    /// `two_of_four` and `one_of_two` (words of what a sparse matrix keeps, four bits for each group).
     pub fn fill(&mut self, number: Number, kind: &str, n: usize) -> Vec<f64> {
         let mut words = kind.split(' ');
         let kind = words.next().unwrap_or("");
@@ -159,6 +164,11 @@ impl Random {
             ("uniform", [limit, ..]) => (self.uniform() * 2. - 1.) * limit,
             ("integers", [low, high]) => low + (self.uniform() * (high - low + 1.)).floor(),
             ("zero", _) => 0.,
+            ("two_of_four" | "one_of_two", _) => {
+                let kept: &[u64] = if kind == "one_of_two" { &[4, 14] } else { &[4, 8, 9, 12, 13, 14] };
+                let nibble = |w: u64, _| w << 4 | kept[self.next() as usize % kept.len()];
+                (0..2 * number.bytes()).fold(0, nibble) as f64
+            }
             _ => panic!("no filling is called {kind}"),
         };
         (0..n).map(|_| number.round(one())).collect()

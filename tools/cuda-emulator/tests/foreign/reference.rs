@@ -74,6 +74,25 @@ pub fn compute(op: &Value, b: &[Buffer]) -> Expected {
             };
             vec![(0..m * n).map(one).collect()]
         }
+        "sparse" => {
+            // Two bits of metadata say where in its group a number lies; in groups of two the upper of them does.
+            let (m, n, k, group) = (size("m"), size("n"), size("k"), size("group"));
+            let (meta, bits) = (&b[2].data, 8 * b[2].number.bytes());
+            let mut dense = vec![0.; m * k];
+            for (i, &value) in x.iter().enumerate() {
+                let (row, at) = (i / (k / 2), i % (k / 2));
+                let (place, group_at) = if group == 2 { (4 * at, at) } else { (2 * at, at / 2) };
+                let word = meta[(row * (k / group) * 4 + place) / bits] as u64;
+                let index = (word >> (place % bits) & 3) as usize / (4 / group);
+                dense[row * k + group_at * group + index] = value;
+            }
+            let one = |e: usize| {
+                let product = |l: usize| dense[e / n * k + l] * b[1].data[e % n * k + l];
+                (0..k).fold((0., 0.), |s, l| add(s, product(l)))
+            };
+            let c = (0..m * n).map(one).collect();
+            vec![own(dense.iter().copied()), c]
+        }
         "matmul_gelu" => {
             let (m, n, k) = (size("m"), size("n"), size("k"));
             let one = |e: usize| {
