@@ -148,7 +148,7 @@ pub const F32: Shape = Shape { mantissa: 23, exponent: 8, max: 0x7f7f_ffff };
 pub const F64: Shape = Shape { mantissa: 52, exponent: 11, max: 0x7fef_ffff_ffff_ffff };
 
 impl Shape {
-    fn sign(self) -> u64 {
+    pub fn sign(self) -> u64 {
         1 << (self.mantissa + self.exponent)
     }
     /// The value of a magnitude (the one after the largest counts as its continuation).

@@ -53,7 +53,7 @@ impl Kind {
 }
 
 /// The exact value of an operation on finite numbers; `None` where it has none (or is a zero whose sign is a rule).
-fn exact(op: &str, v: &[f64]) -> Option<Real> {
+pub fn exact(op: &str, v: &[f64]) -> Option<Real> {
     let e = |n: usize| Exact::of(v[n]);
     if v.iter().any(|x| !x.is_finite()) {
         return None;
@@ -71,7 +71,7 @@ fn exact(op: &str, v: &[f64]) -> Option<Real> {
     (!r.is_zero()).then_some(Real::Value(r))
 }
 /// What the host makes of it, for infinities, NaN and signed zeros.
-fn host(op: &str, v: &[f64], down: bool) -> f64 {
+pub fn host(op: &str, v: &[f64], down: bool) -> f64 {
     let r = match op {
         "add" => v[0] + v[1],
         "sub" => v[0] - v[1],

@@ -124,7 +124,7 @@ pub fn module(instructions: &[String], target: &str) -> String {
     format!(
         ".version 9.0\n.target sm_{target}\n.address_size 64\n.const .align 16 .b8 constants[64];\n\
          .func (.param .b32 y) f (.param .b32 x) {{ ret; }}\n\
-         .visible .entry k(.param .align 16 .b8 n[64])\n{{ .reg .b16 %h<32>; .reg .b32 %r<32>; .reg .b64 %d<32>; .reg .b128 %q<32>; .reg .pred %p<32>; \
+         .visible .entry k(.param .align 16 .b8 n[64])\n{{ .reg .b8 %b<2>; .reg .b16 %h<32>; .reg .b32 %r<32>; .reg .b64 %d<32>; .reg .b128 %q<32>; .reg .pred %p<32>; \
          .local .align 16 .b8 locals[64]; .shared .align 16 .b8 shareds[1024]; .param .b32 ret0; .param .b32 arg0; .param .align 16 .b8 args[64]; TARGETS: .branchtargets DONE;\n{}\nDONE: ret;\n}}\n",
         instructions.join("\n")
     )

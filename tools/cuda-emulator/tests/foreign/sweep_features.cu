@@ -1,4 +1,4 @@
-// Language and library features: every kernel is launched with one block of 128 threads and `int* o` of 128 elements, and leaves
+// Language and library features: every kernel is launched with one block of 128 threads (but for the grid's barrier) and `int* o` of 128 elements, and leaves
 // in o[t] what the comment above it says. In the kernels from `any` on results are not looked at: they have to load.
 #include <cassert>
 #include <cooperative_groups.h>
@@ -36,11 +36,11 @@ K(block_reduce) {
     cg::this_thread_block().sync();
     o[threadIdx.x] = sum;
 }
-// 1
+// 1; four blocks, launched together.
 K(grid_sync) {
-    o[threadIdx.x] = 0;
+    if (threadIdx.x % 4 == blockIdx.x) o[threadIdx.x] = 2;
     cg::this_grid().sync();
-    o[(threadIdx.x + 1) % 128] = 1;
+    if (threadIdx.x % 4 == (blockIdx.x + 1) % 4) o[threadIdx.x] -= 1;
 }
 // t
 K(labeled) {
@@ -111,6 +111,7 @@ K(atomic_refs) {
     cuda::atomic_ref<float, cuda::thread_scope_system>(f).fetch_add(1, cuda::std::memory_order_seq_cst);
     __syncthreads();
     o[threadIdx.x] = x == y && f == 128 ? x : -1;
+    __syncthreads();
     int e = 128;
     cuda::atomic_ref<int> r(x);
     r.compare_exchange_strong(e, 5);
@@ -225,6 +226,15 @@ K(heap) {
     delete[] q;
     free(p);
 }
+// Of n and all below, what the last element of an array of so many has beyond t.
+__device__ __noinline__ int lasts(int n, int t) {
+    int* p = (int*)alloca(n * sizeof(int));
+    for (int i = 0; i < n; i++) p[i] = t + i;
+    int below = n > 1 ? lasts(n - 1, t) : 0;
+    return p[n - 1] - t + below;
+}
+// The sum of 0..t % 9.
+K(variable_arrays) { o[threadIdx.x] = lasts(threadIdx.x % 9 + 1, threadIdx.x); }
 __constant__ int constants[4] = {3, 1, 4, 1};
 __device__ int variable = 5;
 __managed__ int managed = 9;
@@ -261,7 +271,9 @@ __device__ bool product(void* scratch, float a, float b) {
     wmma::mma_sync(fc, fa, fb, fc);
     wmma::store_matrix_sync((C*)scratch, fc, N, wmma::mem_row_major);
     __syncwarp();
-    return float(((C*)scratch)[threadIdx.x % 32]) == a * b * D + 1;
+    bool good = float(((C*)scratch)[threadIdx.x % 32]) == a * b * D + 1;
+    __syncwarp();
+    return good;
 }
 // 1
 K(matrices) {

@@ -30,3 +30,40 @@ TWO(pow)
 TWO(atan2)
 TWO(hypot)
 TWO(fmod)
+// With a third and a fourth argument; of an order.
+#define THREE(F) \
+    extern "C" __global__ void F##_32(float const* x, float const* z, float* y) { y[threadIdx.x] = F##f(x[threadIdx.x], z[threadIdx.x], 1.5f); } \
+    extern "C" __global__ void F##_64(double const* x, double const* z, double* y) { y[threadIdx.x] = F(x[threadIdx.x], z[threadIdx.x], 1.5); }
+#define FOUR(F) \
+    extern "C" __global__ void F##_32(float const* x, float const* z, float* y) { y[threadIdx.x] = F##f(x[threadIdx.x], z[threadIdx.x], 1.5f, 0.25f); } \
+    extern "C" __global__ void F##_64(double const* x, double const* z, double* y) { y[threadIdx.x] = F(x[threadIdx.x], z[threadIdx.x], 1.5, 0.25); }
+#define ORDER(F) \
+    extern "C" __global__ void F##_32(float const* x, float const*, float* y) { y[threadIdx.x] = F##f(3, x[threadIdx.x]); } \
+    extern "C" __global__ void F##_64(double const* x, double const*, double* y) { y[threadIdx.x] = F(3, x[threadIdx.x]); }
+ONE(exp10)
+ONE(sinpi)
+ONE(cospi)
+ONE(rsqrt)
+ONE(rcbrt)
+TWO(rhypot)
+THREE(norm3d)
+THREE(rnorm3d)
+FOUR(norm4d)
+FOUR(rnorm4d)
+ONE(erf)
+ONE(erfc)
+ONE(erfcx)
+ONE(erfinv)
+ONE(erfcinv)
+ONE(normcdf)
+ONE(normcdfinv)
+ONE(tgamma)
+ONE(lgamma)
+ONE(j0)
+ONE(j1)
+ONE(y0)
+ONE(y1)
+ORDER(jn)
+ORDER(yn)
+ONE(cyl_bessel_i0)
+ONE(cyl_bessel_i1)
