@@ -1,11 +1,11 @@
 //! The devices, as `gpus.json` describes them.
 
-use super::state::{device, driver};
+use super::state::{device, driver, setting};
 use super::{api, put, text};
 use crate::error::Code;
 use crate::gpu::Gpu;
 
-/// What the driver says it is: CUDA 13.0.
+/// What the driver says it is, unless `INP_EMULATED_DRIVER` says otherwise: CUDA 13.0.
 const VERSION: i32 = 13000;
 
 fn gpu(dev: i32) -> Result<&'static Gpu, Code> {
@@ -66,7 +66,8 @@ fn uuid(out: *mut [u8; 16], dev: i32) -> Result<(), Code> {
 
 api! {
     fn cuDriverGetVersion(out: *mut i32) {
-        put(out, VERSION)
+        let asked = setting("INP_EMULATED_DRIVER").filter(|v| !v.is_empty());
+        put(out, asked.map_or(Ok(VERSION), |v| v.parse().map_err(|_| Code::InvalidValue))?)
     }
     fn cuDeviceGet(out: *mut i32, ordinal: i32) {
         gpu(ordinal)?;

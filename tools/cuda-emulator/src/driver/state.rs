@@ -115,9 +115,17 @@ impl Driver {
     fn new() -> Result<Self, (Code, String)> {
         let options = Options::read(setting).map_err(|e| (Code::InvalidValue, e))?;
         let mut devices = Vec::new();
-        for (gpu, ordinal) in
+        let less = setting("INP_EMULATED_MEMORY").filter(|v| !v.is_empty()).map(|v| {
+            let bytes = v.parse().ok().filter(|b| *b > 0);
+            bytes.ok_or_else(|| {
+                (Code::InvalidValue, format!("INP_EMULATED_MEMORY: \"{v}\" is no number of bytes"))
+            })
+        });
+        let less = less.transpose()?;
+        for (mut gpu, ordinal) in
             Gpu::chosen(setting("INP_EMULATED_GPU")).map_err(|e| (Code::NoDevice, e))?.into_iter().zip(0..)
         {
+            gpu.memory = less.unwrap_or(gpu.memory);
             let memory = Memory::new(gpu.memory).map_err(|c| {
                 (c, format!("the addresses of {} bytes of device memory cannot be reserved", gpu.memory))
             })?;

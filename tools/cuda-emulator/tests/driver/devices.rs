@@ -159,3 +159,21 @@ fn a_counted_launch_has_an_occupancy_and_a_predicted_time() {
     assert!((number(&l["predicted"]["us"]) - us).abs() < 1e-6 * us, "{l}");
     assert_eq!(number(&r["sums"][0]["predicted_us"]), number(&l["predicted"]["us"]));
 }
+
+#[test]
+fn an_older_driver_and_less_memory() {
+    let settings = [("INP_EMULATED_DRIVER", "12080"), ("INP_EMULATED_MEMORY", "1048576")];
+    if !again("driver::devices::an_older_driver_and_less_memory", &settings) {
+        return;
+    }
+    let mut version = 0;
+    ok!(sys::cuDriverGetVersion(&mut version));
+    assert_eq!(version, 12080);
+    let c = CudaContext::new(0).unwrap();
+    let (free, total) = result::mem_get_info().unwrap();
+    assert_eq!((free, total), (1 << 20, 1 << 20));
+    let s = c.default_stream();
+    assert!(s.alloc_zeros::<u8>(1 << 19).is_ok());
+    let mut at = 0;
+    refused!(sys::cuMemAlloc_v2(&mut at, (1 << 20) + 1), CUDA_ERROR_OUT_OF_MEMORY);
+}
