@@ -1,6 +1,6 @@
 //! What `bench` and `profile` look at: a model and a camera's frame.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use inp_former::Result;
@@ -36,6 +36,10 @@ impl Subject {
     /// Its name in results.
     pub fn name(&self) -> String {
         self.model.as_ref().map_or_else(|| self.arch.name().into(), |p| p.display().to_string())
+    }
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.model.as_deref()
     }
     /// The model.
     pub fn open(&self, common: &Common) -> Result<Model> {

@@ -19,13 +19,13 @@ use inp_former::train::step::{self, MAX_NORM, Optimizer};
 use inp_former::{Error, Result};
 
 use super::device::Place;
+use super::subject::Subject;
 use super::{Common, Done};
 
 #[derive(Args)]
 pub struct Trace {
-    /// Model file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    subject: Subject,
     /// Safetensors with `input` (B, 3, h, w), float32, normalised
     #[arg(long, value_name = "FILE", conflicts_with = "image", required_unless_present = "image")]
     input: Option<PathBuf>,
@@ -67,7 +67,11 @@ impl Trace {
             PathKind::Engine => Some(common.place()?),
             PathKind::Model => None,
         };
-        let model = Model::load(WeightFile::read(&self.model)?)?;
+        // Also what follows the last layer that scoring needs.
+        let model = match self.subject.file() {
+            Some(path) => Model::load(WeightFile::read(path)?)?,
+            None => self.subject.open(common)?,
+        };
         let mut out = WeightFile { path: self.out.clone(), ..WeightFile::default() };
         let mut put = |name: &str, t: &Tensor| {
             out.tensors.insert(name.to_string(), RawTensor::from_f32(t));
