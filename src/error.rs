@@ -36,7 +36,7 @@ pub enum Error {
     Launch { kernel: String, geometry: String, why: String },
     /// A GPU has not enough memory.
     #[error("{device} has not enough memory: {asked} were asked for, {free} of {total} are free; {hint}")]
-    DeviceMemory { device: String, asked: String, free: String, total: String, hint: &'static str },
+    DeviceMemory { device: String, asked: String, free: String, total: String, hint: String },
     /// The user asked to stop (ctrl-C); what was done is saved.
     #[error("{0}")]
     Interrupted(String),

@@ -3,10 +3,12 @@
 mod cuda;
 
 use inp_former::data::image::{Limits, decode};
+use inp_former::engine::score::Scored;
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::model::{Model, encoder, inp_former as net};
 use inp_former::ops::preprocess::{ImageView, crop_u8, normalise};
 use inp_former::runtime::{Cpu, Tensor};
+use inp_former::{Error, Result};
 
 use crate::models::{self, model};
 use crate::support::{close, cpus, golden, golden_input};
@@ -131,6 +133,60 @@ fn folds_bear_realistic_outliers() {
     scorer(&m, &cpu, false).score_tensor_into(&input.data, &mut v).unwrap();
     let (ours, theirs) = (worst(&v.map), worst(&plain(&m, &cpu, &input, false).data));
     assert!(ours <= 2.0 * theirs + 1e-6, "folded {ours:.2e}, plain {theirs:.2e}");
+}
+
+/// Nine pictures, two that could not be loaded among them, through [`Scorer::batches`] against each alone.
+fn in_batches_of(scorer: &mut Scorer, sizes: &[usize]) {
+    let size = 3 * scorer.config().crop.pow(2);
+    let crops: Vec<u8> = (0..9 * size).map(|i| (i * 7919 % 251) as u8).collect();
+    let crops: Vec<&[u8]> = crops.chunks_exact(size).collect();
+    let missing = |i: usize| i == 4 || i == 8;
+    let alone: Vec<Verdict> = (0..9)
+        .map(|i| {
+            let mut v = Verdict::default();
+            scorer.score_crops_into(crops[i], std::slice::from_mut(&mut v)).unwrap();
+            v
+        })
+        .collect();
+    for &at_once in sizes {
+        let mut seen = 0;
+        let mut batches = scorer.batches(at_once, |i, scored: Result<Scored<usize>>| {
+            assert_eq!(i, seen);
+            seen += 1;
+            match scored {
+                Ok(s) => {
+                    assert!(s.with == i && s.ms > 0.0);
+                    assert!(s.verdict == alone[i], "picture {i} of {at_once} at once");
+                }
+                Err(e) => assert!(missing(i) && e.to_string() == format!("no picture {i}")),
+            }
+            Ok(())
+        });
+        for (i, crop) in crops.iter().enumerate() {
+            let loaded = match missing(i) {
+                true => Err(Error::usage(format!("no picture {i}"))),
+                false => Ok((i, crop.to_vec())),
+            };
+            batches.push(loaded).unwrap();
+        }
+        batches.finish().unwrap();
+        assert_eq!(seen, 9, "{at_once} at once");
+    }
+    // What is left under way when a caller gives up does not come out of the next call.
+    let mut given_up = scorer.batches(2, |_, _: Result<Scored<()>>| Err(Error::usage("enough")));
+    let pushed = (0..8).find_map(|i| given_up.push(Ok(((), crops[i].to_vec()))).err());
+    assert_eq!(pushed.unwrap().to_string(), "enough");
+    let mut v = Verdict::default();
+    scorer.score_crops_into(crops[3], std::slice::from_mut(&mut v)).unwrap();
+    assert!(v == alone[3]);
+    let mut batches = scorer.batches(2, |_, _: Result<Scored<()>>| Ok(()));
+    let e = batches.push(Ok(((), vec![0; 7]))).unwrap_err().to_string();
+    assert!(e.contains("7 bytes are not a crop"), "{e}");
+}
+
+#[test]
+fn batches_hand_on_each_picture_with_its_own_bits() {
+    in_batches_of(&mut scorer(&model("tiny"), &Cpu::new(Some(2)).unwrap(), false), &[1, 3]);
 }
 
 #[test]

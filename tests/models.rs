@@ -18,6 +18,7 @@ pub fn config(name: &str) -> Config {
         "small392" => (384, 6, 12, (2..10).collect(), 392),
         "large112" => (1024, 16, 24, (4..19).step_by(2).collect(), 112),
         "base392" => (768, 12, 12, (2..10).collect(), 392),
+        "base98" => (768, 12, 12, (2..10).collect(), 98),
         _ => panic!("no golden model {name}"),
     };
     let half = layers.len() / 2;

@@ -1,1 +1,2 @@
 mod cuda;
+mod devices;

@@ -230,6 +230,21 @@ pub fn gpu() -> Gpu {
     GPU.get_or_init(open).clone()
 }
 
+/// For tests that need a driver with other settings: runs one again in a process of its own and says false; says true there.
+pub fn again(test: &str, settings: &[(&str, &str)]) -> bool {
+    const INSIDE: &str = "INP_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).envs(settings.iter().copied()).env(INSIDE, "1");
+    let out = command.output().unwrap();
+    let text = [out.stdout, out.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    print!("{text}");
+    false
+}
+
 /// Device memory between guards: what a kernel writes outside of it is found, and what it does not write stays NaN.
 pub struct Guarded<T> {
     whole: Buffer<T>,

@@ -12,6 +12,7 @@ use inp_former::runtime::weights::WeightFile;
 use inp_former::{Error, Result};
 use serde_json::json;
 
+use super::device::Flow;
 use super::eval::{Setting, test_class};
 use super::{Common, Done, inputs, print};
 
@@ -29,9 +30,8 @@ pub struct Calibrate {
     /// Calibrate for zero-shot scoring
     #[arg(long)]
     zero_shot: bool,
-    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[command(flatten)]
+    flow: Flow,
 }
 
 impl Calibrate {
@@ -51,7 +51,7 @@ impl Calibrate {
             .collect();
         let class = Class { name: "calibrating".into(), test, ..Class::default() };
         let setting =
-            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, workers: self.workers };
+            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, flow: self.flow };
         let (tested, failed) = test_class(common, &mut scorer, &class, &setting)?;
         let mut scores: Vec<f32> = tested.iter().map(|t| t.score).collect();
         if scores.is_empty() {

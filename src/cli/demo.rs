@@ -17,6 +17,7 @@ use inp_former::train::run;
 use inp_former::{Error, Result};
 use serde_json::json;
 
+use super::device::Flow;
 use super::eval::{Setting, measure, show, test_class, write_results};
 use super::gallery::{self, Shown};
 use super::train::{Job, catch_interrupt, checkpoint_of};
@@ -72,7 +73,7 @@ impl Demo {
         });
         let scale = super::score::scale(None, &scorer);
         let setting =
-            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, workers: None };
+            Setting { cpu: cpu.clone(), mode: Mode::Exact, binarize: Binarize::Half, flow: Flow::default() };
         let (mut results, mut classes, mut failures) = (Vec::new(), Vec::new(), 0);
         for class in &set.classes {
             let (tested, failed) = test_class(common, &mut scorer, class, &setting)?;

@@ -1,5 +1,6 @@
 //! `--device` and `--precision`: where scoring commands compute, and in what.
 
+use clap::Args;
 use inp_former::engine::{Options, Precision, Scorer, score};
 use inp_former::model::Model;
 use inp_former::runtime::cuda::{self, Gpu};
@@ -7,6 +8,29 @@ use inp_former::runtime::{Cpu, DType, Device};
 use inp_former::{Error, Result};
 
 use super::Common;
+
+/// How pictures come to the model.
+#[derive(Args, Clone, Copy, Default)]
+pub struct Flow {
+    /// Pictures scored at once [default: 8 on a GPU, 1 on a CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=score::MOST as i64))]
+    batch: Option<u8>,
+    /// Decoding threads beside the computing ones [default: on a GPU one a core; on a CPU the computing ones decode between
+    /// pictures]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+}
+
+impl Flow {
+    /// Pictures at once, and decoding threads; of `files` pictures.
+    pub fn of(self, scorer: &Scorer, cpu: &Cpu, files: usize) -> (usize, Option<usize>) {
+        let asked = self.batch.map(usize::from);
+        match scorer.on_gpu() {
+            true => (asked.unwrap_or(files.min(8)), self.workers.or(Some(cpu.threads()))),
+            false => (asked.unwrap_or(1), self.workers),
+        }
+    }
+}
 
 /// Where a command computes. A CPU is always there: it decodes, folds and measures.
 pub struct Place {
@@ -42,7 +66,12 @@ impl Place {
     pub fn name(&self) -> String {
         match &self.device {
             Device::Cpu(_) => "cpu".into(),
-            Device::Cuda(gpu) if gpu.is_emulated() => format!("emulated {}", gpu.name()),
+            Device::Cuda(gpu) if gpu.is_emulated() && gpu.ordinal() == 0 => {
+                format!("emulated {}", gpu.name())
+            }
+            Device::Cuda(gpu) if gpu.is_emulated() => {
+                format!("emulated cuda:{} {}", gpu.ordinal(), gpu.name())
+            }
             Device::Cuda(gpu) => format!("cuda:{} {}", gpu.ordinal(), gpu.name()),
         }
     }

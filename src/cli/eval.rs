@@ -9,7 +9,8 @@ use inp_former::data::dataset::{Class, Dataset};
 use inp_former::data::image::{self, Binarize, Limits};
 use inp_former::data::prefetch;
 use inp_former::engine::score::MAP_SIDE;
-use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::engine::score::Scored;
+use inp_former::engine::{Options, Scorer};
 use inp_former::eval::metrics::{self, Mode};
 use inp_former::eval::report::{self, ClassResult};
 use inp_former::fs::write_atomic;
@@ -17,6 +18,7 @@ use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
 use serde_json::{Value, json};
 
+use super::device::Flow;
 use super::score::about;
 use super::{Common, DatasetKind, Done, gallery, inputs, print};
 
@@ -52,9 +54,8 @@ pub struct Eval {
     /// Use the distance to the picture's own prototypes
     #[arg(long)]
     zero_shot: bool,
-    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[command(flatten)]
+    flow: Flow,
 }
 
 /// How an evaluation is done, whoever asks for it.
@@ -62,7 +63,7 @@ pub struct Setting {
     pub cpu: Cpu,
     pub mode: Mode,
     pub binarize: Binarize,
-    pub workers: Option<usize>,
+    pub flow: Flow,
 }
 
 /// A test picture and what was found.
@@ -82,7 +83,7 @@ impl Eval {
         let data = Dataset::open(&self.data, self.dataset.layout(), &self.classes)?;
         data.notes.iter().for_each(|n| common.note(format!("note: {n}")));
         let (mode, binarize) = (self.metrics, self.gt_binarize);
-        let setting = Setting { cpu: cpu.clone(), mode, binarize, workers: self.workers };
+        let setting = Setting { cpu: cpu.clone(), mode, binarize, flow: self.flow };
         for path in [&self.json, &self.csv, &self.report].into_iter().flatten() {
             inputs::make_parent(path)?;
         }
@@ -198,7 +199,7 @@ pub fn test_class(
     let limits = Limits::default();
     let scaled = AtomicBool::new(false);
     let read = |_: usize, path: PathBuf| image::read(&path, &limits);
-    let load = |i: usize, bytes: Result<Vec<u8>>| -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+    let load = |i: usize, bytes: Result<Vec<u8>>| -> Result<(Option<Vec<u8>>, Vec<u8>)> {
         let picture = image::decode_bytes(&class.test[i].path, &bytes?, &limits)?;
         let pixels = picture.crop(resize, crop)?;
         let mask = match (&class.test[i].mask, &class.test[i].defect) {
@@ -213,27 +214,21 @@ pub fn test_class(
             (None, None) => Some(vec![0; MAP_SIDE * MAP_SIDE]),
             (None, Some(_)) => None,
         };
-        Ok((pixels, mask))
+        Ok((mask, pixels))
     };
     let paths: Vec<PathBuf> = class.test.iter().map(|s| s.path.clone()).collect();
     let bar = common.bar(paths.len(), &class.name);
     let (mut tested, mut failed) = (Vec::new(), 0);
-    prefetch::staged(&setting.cpu, paths, setting.workers, read, load, |i, loaded| {
+    let (batch, workers) = setting.flow.of(scorer, &setting.cpu, paths.len());
+    let mut batches = scorer.batches(batch, |i, scored| {
         let sample = &class.test[i];
         bar.inc(1);
-        let mut v = Verdict::default();
-        let scored = loaded.and_then(|(pixels, mask)| {
-            scorer
-                .score_crops_into(&pixels, std::slice::from_mut(&mut v))
-                .map_err(|e| about(&sample.path, e))?;
-            Ok(mask)
-        });
-        match scored {
-            Ok(mask) => tested.push(Tested {
+        match scored.map_err(|e| about(&sample.path, e)) {
+            Ok(Scored { with: mask, verdict, .. }) => tested.push(Tested {
                 path: sample.path.clone(),
                 defect: sample.defect.clone(),
-                score: v.score,
-                map: v.map,
+                score: verdict.score,
+                map: verdict.map,
                 mask,
             }),
             Err(e) => {
@@ -241,8 +236,10 @@ pub fn test_class(
                 bar.suspend(|| common.failed(&e));
             }
         }
-        Ok::<(), Error>(())
-    })?;
+        Ok(())
+    });
+    prefetch::staged(&setting.cpu, paths, workers, read, load, |_, loaded| batches.push(loaded))?;
+    batches.finish()?;
     bar.finish_and_clear();
     if scaled.into_inner() {
         common.note(format!("note: {}: masks whose largest value is 1 were scaled to 255", class.name));

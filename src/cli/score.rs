@@ -2,13 +2,12 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use inp_former::data::image::{self, Limits, Picture};
 use inp_former::data::prefetch;
-use inp_former::engine::score::MAP_SIDE;
+use inp_former::engine::score::{MAP_SIDE, Scored};
 use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::eval::heatmap;
 use inp_former::fs::write_unsynced;
@@ -17,6 +16,7 @@ use inp_former::{Error, Result};
 use serde::Serialize;
 use serde_json::json;
 
+use super::device::Flow;
 use super::inputs::{self, Input};
 use super::{Common, Done, print};
 
@@ -49,9 +49,8 @@ pub struct Score {
     /// Exit with 3 when a picture is anomalous (needs a threshold)
     #[arg(long)]
     fail_on_anomaly: bool,
-    /// Decoding threads beside the computing ones [default: the computing ones decode between pictures]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[command(flatten)]
+    flow: Flow,
     /// Largest picture to accept, in megapixels
     #[arg(long, value_name = "MP", default_value_t = 100)]
     max_megapixels: u64,
@@ -64,9 +63,8 @@ enum Format {
     Csv,
 }
 
-/// A picture ready for the model.
+/// A picture beside its crop.
 struct Loaded {
-    crop: Vec<u8>,
     width: usize,
     height: usize,
     /// Only when it will be drawn.
@@ -144,21 +142,14 @@ impl Score {
         let read = |_: usize, input: Input| image::read(&input.path, &limits);
         let load = |i: usize, bytes: Result<Vec<u8>>| load(&inputs[i].path, &bytes?, &cfg, draw, &limits);
         let bar = common.bar(inputs.len(), "scoring");
-        let (mut verdict, mut failures, mut anomalies) = (Verdict::default(), 0, 0);
-        let all = inputs.clone();
-        prefetch::staged(&place.cpu, all, self.workers, read, load, |i, loaded: Result<Loaded>| {
+        let (mut failures, mut anomalies) = (0, 0);
+        let threshold = scorer.threshold();
+        let (batch, workers) = self.flow.of(&scorer, &place.cpu, inputs.len());
+        let mut batches = scorer.batches(batch, |i, scored: Result<Scored<Loaded>>| {
             let path = &inputs[i].path;
-            let start = Instant::now();
-            let scored = loaded.and_then(|p| {
-                scorer
-                    .score_crops_into(&p.crop, std::slice::from_mut(&mut verdict))
-                    .map_err(|e| about(path, e))?;
-                Ok(p)
-            });
-            let ms = start.elapsed().as_secs_f64() * 1e3;
             bar.inc(1);
-            match scored {
-                Ok(p) => {
+            match scored.map_err(|e| about(path, e)) {
+                Ok(Scored { with: p, verdict, ms }) => {
                     if let Some(maps) = &maps {
                         inputs::make_parent(&maps[i])?;
                         write_unsynced(&maps[i], &heatmap::npy(&verdict.map, &[MAP_SIDE, MAP_SIDE]))?;
@@ -177,7 +168,7 @@ impl Score {
                         heatmap::write_png(&heatmaps[i], p.width, p.height, &rgb)?;
                     }
                     anomalies += usize::from(verdict.anomalous == Some(true));
-                    bar.suspend(|| out.result(path, &verdict, scorer.threshold(), &p, ms))
+                    bar.suspend(|| out.result(path, &verdict, threshold, &p, ms))
                 }
                 Err(e) => {
                     failures += 1;
@@ -187,7 +178,9 @@ impl Score {
                     })
                 }
             }
-        })?;
+        });
+        prefetch::staged(&place.cpu, inputs.clone(), workers, read, load, |_, loaded| batches.push(loaded))?;
+        batches.finish()?;
         bar.finish_and_clear();
         out.finish()?;
         match (failures, anomalies) {
@@ -201,11 +194,12 @@ impl Score {
     }
 }
 
-fn load(path: &Path, bytes: &[u8], cfg: &Config, keep: bool, limits: &Limits) -> Result<Loaded> {
+/// What is said of a picture and its crop.
+fn load(path: &Path, bytes: &[u8], cfg: &Config, keep: bool, limits: &Limits) -> Result<(Loaded, Vec<u8>)> {
     let picture = image::decode_bytes(path, bytes, limits)?;
     let (width, height) = (picture.width, picture.height);
     let crop = picture.crop(cfg.resize, cfg.crop)?;
-    Ok(Loaded { crop, width, height, picture: keep.then_some(picture) })
+    Ok((Loaded { width, height, picture: keep.then_some(picture) }, crop))
 }
 
 /// Puts the picture's name on an error that does not carry one.

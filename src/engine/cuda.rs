@@ -8,6 +8,7 @@ mod plan;
 mod weights;
 
 use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::engine::score::{MAP_SIDE, Verdict};
@@ -16,14 +17,14 @@ use crate::model::{Config, Model};
 use crate::ops::anomaly_map::cuda::GROUPS;
 use crate::ops::inp_extract::cuda::Shape;
 use crate::ops::preprocess::ImageView;
-use crate::runtime::cuda::{Gpu, Stream, check_asked};
+use crate::runtime::cuda::{Gpu, Stream, check_asked, size};
 use crate::runtime::{Cpu, DType};
 
 use plan::{Input, Plan};
 use weights::Weights;
 
 /// Pictures of one graph at most.
-const PIECE: usize = 32;
+pub const PIECE: usize = 32;
 /// Graphs that a stream keeps.
 const KEPT: usize = 4;
 
@@ -34,6 +35,8 @@ pub struct OnCuda {
     zero_shot: bool,
     /// Two, made by the first pass.
     lanes: Vec<Lane>,
+    /// Lanes with a batch that nobody has collected, oldest first.
+    under_way: VecDeque<usize>,
     /// The lane of the last picture, and that one's native maps and prototypes once they were asked for.
     last_lane: usize,
     last: OnceCell<(Vec<Vec<f32>>, Vec<f32>)>,
@@ -77,10 +80,29 @@ pub fn takes(cfg: &Config, dtype: DType) -> Result<()> {
     Shape { batch: 1, tokens, channels, heads, prototypes }.check("this model", dtype)
 }
 
+/// What takes less memory than this type, in words.
+fn smaller(dtype: DType) -> &'static str {
+    if dtype.bytes() > 2 { "--precision bf16, " } else { "" }
+}
+
+/// Puts what would fit on an error of memory while a model is loaded.
+fn too_big(mut e: Error, cfg: &Config, dtype: DType) -> Error {
+    if let Error::DeviceMemory { hint, .. } = &mut e {
+        let bytes = size(weights::bytes(cfg, dtype));
+        *hint = format!(
+            "this model's weights take about {bytes} in {}: take {}a smaller model, another GPU or --device cpu",
+            dtype.name(),
+            smaller(dtype)
+        );
+    }
+    e
+}
+
 impl Clone for OnCuda {
     fn clone(&self) -> Self {
         let (gpu, weights) = (self.gpu.clone(), self.weights.clone());
-        Self { gpu, weights, lanes: Vec::new(), last: OnceCell::new(), ..*self }
+        let (lanes, under_way) = (Vec::new(), VecDeque::new());
+        Self { gpu, weights, lanes, under_way, last: OnceCell::new(), ..*self }
     }
 }
 
@@ -90,12 +112,14 @@ impl OnCuda {
     pub fn new(model: Model, cpu: &Cpu, gpu: &Gpu, dtype: DType, zero_shot: bool) -> Result<Self> {
         check_asked(&forward::STEMS)?;
         takes(&model.config, dtype)?;
-        let weights = Arc::new(Weights::new(cpu, gpu, dtype, model)?);
+        let config = model.config.clone();
+        let weights = Weights::new(cpu, gpu, dtype, model).map_err(|e| too_big(e, &config, dtype))?;
         Ok(Self {
             gpu: gpu.clone(),
-            weights,
+            weights: Arc::new(weights),
             zero_shot,
             lanes: Vec::new(),
+            under_way: VecDeque::new(),
             last_lane: 0,
             last: OnceCell::new(),
         })
@@ -128,7 +152,7 @@ impl OnCuda {
         Ok(self.last.get_or_init(|| last.unwrap_or_default()))
     }
     /// Kernels of one launch for as many frames like this one.
-    pub fn launches(&mut self, frame: &ImageView, batch: usize) -> Result<usize> {
+    pub fn launches(&mut self, frame: &ImageView, batch: usize) -> Result<Option<usize>> {
         let (weights, zero_shot) = (self.weights.clone(), self.zero_shot);
         Ok(self.lane(0)?.plan(&weights, Input::of(frame), batch.min(PIECE), zero_shot)?.kernels())
     }
@@ -158,47 +182,86 @@ impl OnCuda {
     /// `fill(i, to)` writes picture `i` into page-locked memory. Pieces alternate between the lanes: while one's kernels run,
     /// the other's pictures are copied.
     fn run(&mut self, input: Input, fill: &dyn Fn(usize, &mut [u8]), verdicts: &mut [Verdict]) -> Result<()> {
+        self.forget();
         let n = verdicts.len();
-        self.last = OnceCell::new();
-        let mut under_way: [Option<std::ops::Range<usize>>; 2] = [None, None];
-        let pieces = n.div_ceil(PIECE);
-        for turn in 0..pieces + 1 {
-            let lane = turn % 2;
-            if turn < pieces {
-                let piece = turn * PIECE..n.min((turn + 1) * PIECE);
-                let (weights, zero_shot) = (self.weights.clone(), self.zero_shot);
-                let on = self.lane(lane)?;
-                on.plan(&weights, input, piece.len(), zero_shot)?.fill(|i, to| fill(piece.start + i, to))?;
-                on.plans[0].launch(&on.stream)?;
-                under_way[lane] = Some(piece);
+        let mut pieces = verdicts.chunks_mut(PIECE);
+        for first in (0..n).step_by(PIECE) {
+            if self.under_way.len() == 2 {
+                self.collect(pieces.next().expect("a piece was sent"))?;
             }
-            if let Some(piece) = under_way[1 - lane].take() {
-                self.collect(1 - lane, &mut verdicts[piece])?;
-            }
+            self.send(input, PIECE.min(n - first), &|i, to| fill(first + i, to))?;
         }
+        pieces.try_for_each(|piece| self.collect(piece))?;
+        verdicts.iter().try_for_each(|v| self.check(v))
+    }
+    /// Queues a batch of crops, 1 to [`PIECE`]; two may be under way.
+    pub fn send_crops(&mut self, crops: &[&[u8]]) -> Result<()> {
+        self.send(Input::Crops, crops.len(), &|i, to| to.copy_from_slice(crops[i]))
+    }
+    /// What is under way will not be collected.
+    pub fn forget(&mut self) {
+        self.under_way.clear();
+    }
+    fn send(&mut self, input: Input, n: usize, fill: &dyn Fn(usize, &mut [u8])) -> Result<()> {
+        let i = self.under_way.back().map_or(0, |busy| 1 - busy);
+        self.last = OnceCell::new();
+        let (weights, zero_shot) = (self.weights.clone(), self.zero_shot);
+        let lane = self.lane(i)?;
+        if let Err(e) = lane.plan(&weights, input, n, zero_shot) {
+            return Err(self.what_fits(e, input, n));
+        }
+        let plan = &lane.plans[0];
+        plan.fill(fill)?;
+        plan.launch(&lane.stream, &lane.side, &weights)?;
+        self.under_way.push_back(i);
         Ok(())
     }
-    fn collect(&mut self, lane: usize, verdicts: &mut [Verdict]) -> Result<()> {
+    /// Puts how many pictures would fit on an error of memory.
+    fn what_fits(&mut self, mut e: Error, input: Input, n: usize) -> Error {
+        if let Error::DeviceMemory { hint, .. } = &mut e {
+            self.lanes.clear();
+            let free = self.gpu.memory().map_or(0, |m| m.0);
+            // Each lane has buffers of its own.
+            let fits = |b: &usize| {
+                let bytes = Plan::bytes(&self.gpu, &self.weights, input, *b, self.zero_shot);
+                bytes.is_ok_and(|bytes| 2 * bytes <= free)
+            };
+            *hint = match (1..n).rev().find(fits) {
+                Some(b) => format!("of {n} pictures at once {b} would fit: give --batch {b}"),
+                None => format!(
+                    "beside the weights there is no room for a picture: take {}a smaller crop or model, or --device cpu",
+                    smaller(self.dtype())
+                ),
+            };
+        }
+        e
+    }
+    /// The verdicts of the oldest batch under way, not yet checked.
+    pub fn collect(&mut self, verdicts: &mut [Verdict]) -> Result<()> {
+        let lane = self.under_way.pop_front().expect("a batch is under way");
         let Lane { stream, plans, .. } = &self.lanes[lane];
-        let plan = &plans[0];
         stream.synchronize()?;
         let size = MAP_SIDE * MAP_SIDE;
-        plan.results(|scores, maps| {
+        plans[0].results(|scores, maps| {
             for (v, (score, map)) in verdicts.iter_mut().zip(scores.iter().zip(maps.chunks_exact(size))) {
                 v.map.resize(size, 0.0);
                 v.map.copy_from_slice(map);
                 v.score = *score;
             }
         })?;
-        if let Some(v) = verdicts.iter().find(|v| !v.score.is_finite()) {
-            return Err(Error::NotFinite(format!(
-                "the score is {}: the model's numbers do not fit {}, or its weights are not finite; try --precision bf16 \
-                 or --device cpu",
-                v.score,
-                self.dtype().name()
-            )));
-        }
         self.last_lane = lane;
         Ok(())
+    }
+    /// Errors: a score that is not finite.
+    pub fn check(&self, v: &Verdict) -> Result<()> {
+        match v.score.is_finite() {
+            true => Ok(()),
+            false => Err(Error::NotFinite(format!(
+                "the score is {}: the model's numbers do not fit {}, or its weights are not finite; try --precision bf16 or \
+                 --device cpu",
+                v.score,
+                self.dtype().name()
+            ))),
+        }
     }
 }

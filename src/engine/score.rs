@@ -1,5 +1,7 @@
 //! `Scorer`: one in-memory picture in, one score and one anomaly map out.
 
+mod batches;
+
 use std::path::Path;
 
 use crate::engine::cuda::{self, OnCuda};
@@ -10,6 +12,8 @@ use crate::model::{Config, Model};
 use crate::ops::preprocess::ImageView;
 use crate::runtime::weights::WeightFile;
 use crate::runtime::{Cpu, DType, Device};
+
+pub use batches::{Batches, MOST, Scored};
 
 /// Side of the anomaly map.
 pub const MAP_SIDE: usize = 256;
@@ -161,6 +165,10 @@ impl Scorer {
             On::Cuda(on) => on.dtype().name(),
         }
     }
+    /// Whether a GPU computes.
+    pub fn on_gpu(&self) -> bool {
+        matches!(self.on, On::Cuda(_))
+    }
     /// Number of scorers, this one included, that use this model's weights: itself and its clones.
     pub fn sharing(&self) -> usize {
         match &self.on {
@@ -173,12 +181,12 @@ impl Scorer {
         self.threshold
     }
 
-    /// Kernels that a GPU launches, as one graph, for a batch of frames like this one; `None` on a CPU. Captures the graph
-    /// if it was not. Errors: the device's.
+    /// Kernels that a GPU launches, as one graph, for a batch of frames like this one; `None` on a CPU, and where each launch
+    /// is waited for. Captures the graph if it was not. Errors: the device's.
     pub fn launches(&mut self, frame: &ImageView, batch: usize) -> Result<Option<usize>> {
         match &mut self.on {
             On::Cpu(_) => Ok(None),
-            On::Cuda(on) => on.launches(frame, batch).map(Some),
+            On::Cuda(on) => on.launches(frame, batch),
         }
     }
 
@@ -273,6 +281,13 @@ impl Scorer {
         Ok(())
     }
 
+    /// Errors: a score that is not finite (a CPU has said so before).
+    fn check(&self, v: &Verdict) -> Result<()> {
+        match &self.on {
+            On::Cpu(_) => Ok(()),
+            On::Cuda(on) => on.check(v),
+        }
+    }
     fn judge(&self, v: &mut Verdict) {
         v.anomalous = self.threshold.map(|t| v.score >= t);
     }

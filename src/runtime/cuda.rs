@@ -12,7 +12,7 @@ mod stream;
 
 use crate::error::{Error, Result};
 
-pub use buffer::{Arena, Buffer, DevicePtr, Pinned};
+pub use buffer::{Arena, Buffer, DevicePtr, Pinned, size};
 pub use driver::{emulated_report, set_emulated};
 pub use gpu::{Gpu, Machine, Watched, count};
 pub use graph::Graph;

@@ -1,10 +1,13 @@
 //! The program on the emulated GPU: scores as on the CPU, `profile`, `info`.
 
 use inp_former::runtime::cuda::image::IMAGES;
+use inp_former::runtime::weights::{RawTensor, WeightFile};
 use serde_json::Value;
 
-use super::{Place, picture, save};
-use crate::models;
+use super::{Place, Ran, mask, picture, save};
+use crate::{models, support};
+
+mod gpus;
 
 /// Stems with variants.
 const STEMS: [&str; 8] = [
@@ -61,19 +64,24 @@ fn a_trace_of_the_engine_holds_what_the_cpus_does() {
     }
     let place = place();
     save(&place.path("x.png"), &picture(3, true));
-    let trace = |device: &str| {
-        let args =
-            format!("trace --model mini.safetensors --image x.png --path engine --out {device}.safetensors");
-        place.run(&format!("{args} --device {device}")).ok();
-        crate::support::read_f32(&place.path(&format!("{device}.safetensors")))
-    };
-    let (want, got) = (trace("cpu"), trace("emulated"));
-    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
-    for name in ["amap_native0", "amap_native1", "amap_256_gauss"] {
-        let top = want[name].data.iter().fold(0.0, |m, x| f32::max(m, *x));
-        let worst = got[name].data.iter().zip(&want[name].data).map(|(a, b)| (a - b).abs());
-        let worst = worst.fold(0.0, |m, x| if x <= m { m } else { x });
-        assert!(worst <= 8e-3 * top, "{name}: {worst:e} of {top:e}");
+    let mut file = WeightFile { path: "input".into(), ..WeightFile::default() };
+    let input = support::golden_input("trace", 1, 70, 70);
+    file.tensors.insert("input".into(), RawTensor::from_f32(&input));
+    file.write(place.path("x.safetensors")).unwrap();
+    for subject in ["--model mini.safetensors --image x.png", "--arch small --input x.safetensors"] {
+        let trace = |device: &str| {
+            let args = format!("trace {subject} --path engine --out {device}.safetensors");
+            place.run(&format!("{args} --device {device}")).ok();
+            support::read_f32(&place.path(&format!("{device}.safetensors")))
+        };
+        let (want, got) = (trace("cpu"), trace("emulated"));
+        assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+        for name in ["amap_native0", "amap_native1", "amap_256_gauss"] {
+            let top = want[name].data.iter().fold(0.0, |m, x| f32::max(m, *x));
+            let worst = got[name].data.iter().zip(&want[name].data).map(|(a, b)| (a - b).abs());
+            let worst = worst.fold(0.0, |m, x| if x <= m { m } else { x });
+            assert!(worst <= 8e-3 * top, "{subject} {name}: {worst:e} of {top:e}");
+        }
     }
 }
 

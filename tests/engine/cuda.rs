@@ -6,10 +6,11 @@ use inp_former::data::image::{Limits, decode};
 use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::model::Model;
 use inp_former::ops::preprocess::{ImageView, PixelFormat};
+use inp_former::runtime::cuda::{Gpu, image::IMAGES};
 use inp_former::runtime::{Cpu, DType, Device};
 
 use crate::models::model;
-use crate::support::{Checked, clean, golden, golden_input, gpu};
+use crate::support::{Checked, again, clean, golden, golden_input, gpu, gpu_with_kernels};
 
 /// Largest difference from f32 of a map on the patch grid, relative to the largest value.
 fn bound(dtype: DType) -> f32 {
@@ -104,6 +105,52 @@ fn a_frame_takes_at_most_88_launches() {
     let n = s.launches(&frame, 1).unwrap().unwrap();
     println!("{n} launches");
     assert!(n <= 88, "{n} launches");
+}
+
+#[test]
+fn base_at_98_pixels_is_like_the_cpus() {
+    tensors_like_the_cpus("base98", &[DType::Bf16, DType::F16], &[false]);
+}
+
+#[test]
+fn two_gpus_score_side_by_side() {
+    let test = "engine::cuda::two_gpus_score_side_by_side";
+    if IMAGES.is_empty() || !again(test, &[("INP_EMULATED_GPU", "a100,h100")]) {
+        return;
+    }
+    let gpus = [Gpu::emulated().unwrap(), Gpu::open(1).unwrap()];
+    let m = model("mini");
+    let input = golden_input("mini", 1, 112, 112);
+    let score = |mut s: Scorer| {
+        let mut v = Verdict::default();
+        s.score_tensor_into(&input.data, &mut v).unwrap();
+        (s, v)
+    };
+    let want = score(on_cpu(&m, false));
+    let free = || gpus.each_ref().map(|g| g.memory().unwrap().0);
+    let before = free();
+    let on = |gpu: &Gpu| score(Scorer::new(m.clone(), gpu.clone(), &options(DType::Bf16, false)).unwrap());
+    let both: Vec<_> = std::thread::scope(|scope| {
+        let runs = gpus.each_ref().map(|gpu| scope.spawn(|| on(gpu)));
+        runs.into_iter().map(|r| r.join().unwrap()).collect()
+    });
+    for (gpu, got) in gpus.iter().zip(&both) {
+        let mut checked = Checked::new("engine", "bf16", "mini, two GPUs at once, the CPU's maps");
+        checked.ran("as chosen");
+        compare(&format!("sm_{}", gpu.arch()), got, &want, &mut checked, DType::Bf16);
+    }
+    drop(both);
+    assert_eq!(free(), before);
+    let _held = on(&gpus[1]);
+    let after = free();
+    assert!(after[0] == before[0] && after[1] < before[1], "{before:?} {after:?}");
+}
+
+#[test]
+fn batches_hand_on_each_picture_with_its_own_bits() {
+    let Some(gpu) = gpu_with_kernels() else { return };
+    let mut scorer = Scorer::new(model("mini"), gpu, &options(DType::Bf16, false)).unwrap();
+    super::in_batches_of(&mut scorer, &[2, 5]);
 }
 
 #[test]

@@ -20,31 +20,31 @@ const fn info(name: &'static str) -> KernelInfo {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Axpy {
+pub struct Axpy {
     x: DevicePtr<f32>,
-    y: DevicePtr<f32>,
+    pub y: DevicePtr<f32>,
     n: u32,
     a: f32,
 }
 
-fn kernel(gpu: &Gpu, name: &str) -> Kernel {
+pub fn kernel(gpu: &Gpu, name: &str) -> Kernel {
     gpu.kernel_of(&IMAGES, name).unwrap()
 }
 
-fn blocks(n: usize) -> Geometry {
+pub fn blocks(n: usize) -> Geometry {
     Geometry { grid: [n.div_ceil(256) as u32, 1, 1], block: 256, shared: 0 }
 }
 
 /// `y += a * x` over `n` elements.
-fn axpy(x: &Buffer<f32>, y: &Buffer<f32>, a: f32) -> Axpy {
+pub fn axpy(x: &Buffer<f32>, y: &Buffer<f32>, a: f32) -> Axpy {
     Axpy { x: x.ptr(), y: y.ptr(), n: x.len() as u32, a }
 }
 
-fn ramp(n: usize) -> Vec<f32> {
+pub fn ramp(n: usize) -> Vec<f32> {
     (0..n).map(|i| i as f32).collect()
 }
 
-fn said<T>(r: Result<T>) -> String {
+pub fn said<T>(r: Result<T>) -> String {
     r.err().expect("an error").to_string()
 }
 
@@ -162,9 +162,21 @@ fn wrong_launches_are_refused_with_kernel_and_geometry() {
     // Compiled for 256 threads.
     assert!(go(Geometry { block: 288, ..one }).contains("at most 256 threads"));
     assert!(go(Geometry { shared: 1 << 20, ..one }).contains("bytes of dynamic shared memory"));
+    static NEWER: [Image; 1] = [Image { arch: 130, ..IMAGES[0] }];
+    let newer = said(gpu.kernel_of(&NEWER, "axpy"));
+    assert!(newer.contains("this build has kernel axpy from sm_130 on, and"), "{newer}");
+    assert!(newer.contains("in INP_CUDA_ARCHS"), "{newer}");
+    // A fat binary's header, and nothing in it.
+    const EMPTY: &[u8] = &[0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    static NOTHING: [Image; 1] = [Image { data: EMPTY, ..IMAGES[0] }];
+    let nothing = said(gpu.kernel_of(&NOTHING, "axpy"));
+    assert!(
+        nothing.contains("CUDA_ERROR_NO_BINARY_FOR_GPU") && nothing.contains("INP_CUDA_ARCHS"),
+        "{nothing}"
+    );
     let two = said(gpu.kernel_of(&IMAGES, "two"));
     assert!(two.contains("two takes more than one"), "{two}");
-    assert!(said(gpu.kernel_of(&IMAGES, "nothing")).contains("no kernel nothing for sm_"));
+    assert!(said(gpu.kernel_of(&IMAGES, "nothing")).contains("this build has no kernel nothing"));
     assert!(said(gpu.kernel_of(&[], "axpy")).contains("tools/install-cuda-toolkit"));
     assert!(said(x.upload(&s, &[1.0])).contains("1 elements and a buffer of 64"));
     assert!(said(x.part(60, 5)).contains("not in a buffer of 64"));

@@ -6,7 +6,7 @@ use crate::engine::score::MAP_SIDE;
 use crate::error::Result;
 use crate::ops::preprocess::cuda::{Cropper, Frame};
 use crate::ops::preprocess::{ImageView, PixelFormat};
-use crate::runtime::cuda::{Arena, Buffer, Graph, Pinned, Stream};
+use crate::runtime::cuda::{Arena, Buffer, Gpu, Graph, Pinned, Stream};
 
 /// What pictures come as; all of a batch alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,19 +40,53 @@ impl Input {
     }
 }
 
+/// The kernels from pixels to scores, and what they read and write on the device besides the model.
+struct Pass {
+    input: Input,
+    work: Workspace,
+    pictures: Buffer<u8>,
+    crops: Buffer<u8>,
+    cropper: Cropper,
+}
+
+impl Pass {
+    fn run(&self, s: &Stream, side: &Stream, weights: &Weights) -> Result<()> {
+        let pixels = match self.input {
+            Input::Frames { .. } => {
+                self.cropper.run(s, &self.crops, &self.pictures)?;
+                Pixels::Crops(&self.crops)
+            }
+            Input::Crops => Pixels::Crops(&self.pictures),
+            Input::Tensors => Pixels::Tensors(&self.pictures.cast()?),
+        };
+        self.work.run(s, side, weights, pixels)
+    }
+}
+
+/// Buffers of a pass: workspace, pictures, crops.
+fn buffers(
+    a: &mut Arena,
+    weights: &Weights,
+    input: Input,
+    batch: usize,
+    zero_shot: bool,
+) -> Result<(Workspace, Buffer<u8>, Buffer<u8>)> {
+    let crop = weights.config.crop;
+    let crops = a.take(batch * 3 * crop * crop);
+    Ok((Workspace::new(a, weights, batch, zero_shot)?, a.take(batch * input.bytes(crop)[1]), crops))
+}
+
 /// A graph, ready to launch.
 pub struct Plan {
-    input: Input,
     batch: usize,
     /// Bytes of a picture's pixels.
     pixels: usize,
-    work: Workspace,
-    graph: Graph,
+    pass: Pass,
+    /// None where every launch is waited for, so that it can be named.
+    graph: Option<Graph>,
     pictures: Pinned<u8>,
     scores: Pinned<f32>,
     maps: Pinned<f32>,
-    /// What the graph reads besides the workspace and the model.
-    _device: (Buffer<u8>, Buffer<u8>, Cropper),
 }
 
 impl Plan {
@@ -66,58 +100,36 @@ impl Plan {
         zero_shot: bool,
     ) -> Result<Self> {
         let (gpu, cfg) = (stream.gpu(), &weights.config);
-        let [pixels, spacing] = input.bytes(cfg.crop);
-        let bytes = batch * spacing;
-        let (work, device) = gpu.arena(|a: &mut Arena| {
-            let crops = a.take::<u8>(batch * 3 * cfg.crop * cfg.crop);
-            Ok((Workspace::new(a, weights, batch, zero_shot)?, (a.take::<u8>(bytes), crops)))
-        })?;
-        let (device, crops) = device;
+        let (work, pictures, crops) = gpu.arena(|a| buffers(a, weights, input, batch, zero_shot))?;
         let mut cropper = Cropper::new(gpu, cfg.resize, cfg.crop)?;
         if let Some(frame) = input.frame() {
             cropper.prepare(&frame, batch)?;
         }
-        let pictures = gpu.pinned(bytes)?;
+        let host = gpu.pinned(pictures.len())?;
         let (scores, maps) = (gpu.pinned(batch)?, gpu.pinned(batch * MAP_SIDE * MAP_SIDE)?);
-        let pass = |s: &Stream| -> Result<()> {
-            match input {
-                Input::Frames { .. } => {
-                    cropper.run(s, &crops, &device)?;
-                    work.run(s, side, weights, Pixels::Crops(&crops))
-                }
-                Input::Crops => work.run(s, side, weights, Pixels::Crops(&device)),
-                Input::Tensors => work.run(s, side, weights, Pixels::Tensors(&device.cast()?)),
-            }
-        };
-        work.prepare(stream)?;
+        let pass = Pass { input, work, pictures, crops, cropper };
+        pass.work.prepare(stream)?;
         // Every kernel is found, loaded and tried before the capture, where nothing may be allocated.
-        device.fill(stream, 0)?;
-        pass(stream)?;
+        pass.pictures.fill(stream, 0)?;
+        pass.run(stream, side, weights)?;
         stream.synchronize()?;
-        let graph = stream.capture(|s| {
-            pictures.send(s, &device)?;
-            pass(s)?;
-            scores.receive(s, &work.score)?;
-            maps.receive(s, &work.map)
-        })?;
-        Ok(Self {
-            input,
-            batch,
-            pixels,
-            work,
-            graph,
-            pictures,
-            scores,
-            maps,
-            _device: (device, crops, cropper),
-        })
+        let pixels = input.bytes(cfg.crop)[0];
+        let mut plan = Self { batch, pixels, pass, graph: None, pictures: host, scores, maps };
+        if !gpu.is_blocking() {
+            plan.graph = Some(stream.capture(|s| plan.queue(s, side, weights))?);
+        }
+        Ok(plan)
+    }
+    /// Bytes of device memory for as many pictures.
+    pub fn bytes(gpu: &Gpu, weights: &Weights, input: Input, batch: usize, zero_shot: bool) -> Result<usize> {
+        gpu.measure(|a| buffers(a, weights, input, batch, zero_shot))
     }
     pub fn is_for(&self, input: Input, batch: usize) -> bool {
-        self.input == input && self.batch == batch
+        self.pass.input == input && self.batch == batch
     }
-    /// Kernels of a launch.
-    pub fn kernels(&self) -> usize {
-        self.graph.kernels()
+    /// Kernels of a launch, if it is a graph.
+    pub fn kernels(&self) -> Option<usize> {
+        self.graph.as_ref().map(Graph::kernels)
     }
     /// `f(i, to)` writes each picture.
     pub fn fill(&self, f: impl Fn(usize, &mut [u8])) -> Result<()> {
@@ -125,9 +137,18 @@ impl Plan {
         let each = |(i, to): (usize, &mut [u8])| f(i, &mut to[..self.pixels]);
         self.pictures.with(|all| all.chunks_exact_mut(size).enumerate().for_each(each))
     }
-    /// Queues the pass.
-    pub fn launch(&self, stream: &Stream) -> Result<()> {
-        self.graph.launch(stream)
+    /// Queues the pass: as one graph, or kernel by kernel where each is waited for.
+    pub fn launch(&self, stream: &Stream, side: &Stream, weights: &Weights) -> Result<()> {
+        match &self.graph {
+            Some(graph) => graph.launch(stream),
+            None => self.queue(stream, side, weights),
+        }
+    }
+    fn queue(&self, s: &Stream, side: &Stream, weights: &Weights) -> Result<()> {
+        self.pictures.send(s, &self.pass.pictures)?;
+        self.pass.run(s, side, weights)?;
+        self.scores.receive(s, &self.pass.work.score)?;
+        self.maps.receive(s, &self.pass.work.map)
     }
     /// Scores `(B)` and maps `(B, 256, 256)` of the last launch, which was waited for.
     pub fn results(&self, f: impl FnOnce(&[f32], &[f32])) -> Result<()> {
@@ -135,6 +156,6 @@ impl Plan {
     }
     /// Native maps and prototypes of the last picture.
     pub fn last(&self, stream: &Stream) -> Result<(Vec<Vec<f32>>, Vec<f32>)> {
-        self.work.last(stream)
+        self.pass.work.last(stream)
     }
 }

@@ -134,6 +134,14 @@ pub struct Factors {
     pub scale: Buffer<f32>,
 }
 
+/// Bytes that a model's large matrices take on a device, nearly all of its memory.
+pub fn bytes(cfg: &Config, dtype: DType) -> usize {
+    let (encoder, decoder) = (cfg.blocks(), cfg.decoder_blocks);
+    // In units of C x C: qkv, proj, MLP; bottleneck; extractor; keys, values, products, query, MLP's second half.
+    let elements = 12 * encoder + 8 + 10 + 12 * decoder;
+    cfg.channels.pow(2) * (elements * dtype.bytes() + 4 * decoder)
+}
+
 impl Weights {
     /// Folds, rounds and uploads; blocks are let go as they are folded.
     pub fn new(cpu: &Cpu, gpu: &Gpu, dtype: DType, model: Model) -> Result<Self> {

@@ -57,7 +57,7 @@ impl Memory {
                 let (free, total) = gpu.memory()?;
                 let [asked, free, total] = [bytes, free, total].map(size);
                 let device = format!("cuda:{} ({})", gpu.ordinal(), gpu.name());
-                let hint = "end what else runs on it, or take a smaller batch or model";
+                let hint = "end what else runs on it, or take a smaller batch or model".into();
                 Err(Error::DeviceMemory { device, asked, free, total, hint })
             }
             code => {
@@ -72,7 +72,7 @@ impl Memory {
 }
 
 /// Bytes in words.
-fn size(bytes: usize) -> String {
+pub fn size(bytes: usize) -> String {
     match bytes {
         0..=9_999 => format!("{bytes} bytes"),
         10_000..=999_999_999 => format!("{:.1} MB", bytes as f64 / 1e6),

@@ -23,17 +23,35 @@ pub(super) fn check(code: CUresult, what: impl FnOnce() -> String) -> Result<()>
 
 /// The driver's name and sentence for an error; for those that end a context, what to do.
 pub(super) fn reason(code: CUresult) -> String {
+    let mut why = said(code);
+    if ends_context(code) {
+        why += "; a kernel before this call did it, and this process has lost its context: start the program again, with \
+                INP_CUDA_BLOCKING=1 to learn which kernel, or with --device emulated and INP_EMULATED_CHECK=all to learn \
+                which line";
+    } else if code == CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU {
+        why += "; build again with this GPU's architecture in INP_CUDA_ARCHS";
+    }
+    why
+}
+
+/// As [`reason`], of a kernel that was waited for.
+pub(super) fn reason_of_kernel(code: CUresult) -> String {
+    match ends_context(code) {
+        true => format!("{}; this process has lost its context: start the program again", said(code)),
+        false => said(code),
+    }
+}
+
+fn said(code: CUresult) -> String {
     let e = DriverError(code);
     let text = |t: std::result::Result<&std::ffi::CStr, _>| {
         t.map_or("?".into(), |t| t.to_string_lossy().into_owned())
     };
-    let mut why = format!("{} ({})", text(e.error_string()), text(e.error_name()));
-    if matches!(code as u32, 214 | 700 | 702 | 710 | 714..=719) {
-        why += "; a kernel before this call did it, and this process has lost its context: start the program again, with \
-                INP_CUDA_BLOCKING=1 to learn which kernel, or with --device emulated and INP_EMULATED_CHECK=all to learn \
-                which line";
-    }
-    why
+    format!("{} ({})", text(e.error_string()), text(e.error_name()))
+}
+
+fn ends_context(code: CUresult) -> bool {
+    matches!(code as u32, 214 | 700 | 702 | 710 | 714..=719)
 }
 
 /// Finds the driver, checks its version and initialises it. Costs nothing the second time.

@@ -243,7 +243,7 @@ impl Gpu {
         self.0.emulated
     }
     /// Whether every launch is waited for (`INP_CUDA_BLOCKING=1`), so that an error names its kernel.
-    pub(super) fn is_blocking(&self) -> bool {
+    pub fn is_blocking(&self) -> bool {
         self.0.blocking
     }
     /// Bytes of device memory: free, and in all.
@@ -321,7 +321,17 @@ impl Gpu {
                 true => "this build holds no CUDA kernels, as there was no nvcc: run tools/install-cuda-toolkit and \
                          build again"
                     .into(),
-                false => format!("this build has no kernel {name} for sm_{}", self.arch()),
+                false => {
+                    let (name_of, arch) = (self.name(), self.arch());
+                    let has = |i: &&Image| i.kernels.iter().any(|k| k.name == name);
+                    match images.iter().filter(has).map(|i| i.arch).min() {
+                        None => format!("this build has no kernel {name}"),
+                        Some(least) => format!(
+                            "this build has kernel {name} from sm_{least} on, and {name_of} is sm_{arch}: build again with \
+                             {arch} in INP_CUDA_ARCHS"
+                        ),
+                    }
+                }
             }));
         };
         let key = (image.data.as_ptr() as usize, name.to_owned());

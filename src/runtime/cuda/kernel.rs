@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute, CUresult};
 
-use super::driver::{check, reason};
+use super::driver::{check, reason, reason_of_kernel};
 use super::gpu::Gpu;
 use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
@@ -219,7 +219,10 @@ impl Kernel {
                 reason(code)
             } else if self.gpu.is_blocking() && !stream.is_capturing()? || watched && self.gpu.is_emulated() {
                 // The emulator's report then has the launches in the order that they are watched in.
-                return stream.synchronize().map_err(|e| failed(e.to_string()));
+                match stream.wait_code() {
+                    CUresult::CUDA_SUCCESS => return Ok(()),
+                    code => reason_of_kernel(code),
+                }
             } else {
                 return Ok(());
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUevent_flags, CUstream_flags, CUstreamCaptureStatus};
+use cudarc::driver::sys::{self, CUevent_flags, CUresult, CUstream_flags, CUstreamCaptureStatus};
 
 use super::driver::check;
 use super::gpu::Gpu;
@@ -48,8 +48,12 @@ impl Stream {
     /// Waits until all that is queued is done.
     pub fn synchronize(&self) -> Result<()> {
         self.gpu().bind()?;
+        check(self.wait_code(), || "waiting for a stream".into())
+    }
+    /// As [`Stream::synchronize`], with the GPU bound already; what the driver says.
+    pub(super) fn wait_code(&self) -> CUresult {
         // SAFETY: the stream lives as long as `self`.
-        check(unsafe { sys::cuStreamSynchronize(self.raw()) }, || "waiting for a stream".into())
+        unsafe { sys::cuStreamSynchronize(self.raw()) }
     }
     /// What is queued from now on waits for the event.
     pub fn wait(&self, event: &Event) -> Result<()> {
