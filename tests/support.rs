@@ -289,7 +289,7 @@ pub fn clean(gpu: &Gpu) {
 }
 
 /// Whether everything is run everywhere (`INP_FULL=1`, see tools/check.sh --full); else, at the models' sizes, the chosen
-/// variant in one element type, with fewer rows where rows change nothing but the number of blocks.
+/// variant in one element type. S has all its rows, B and L fewer, as rows change nothing but the number of blocks.
 pub fn full() -> bool {
     std::env::var_os("INP_FULL").is_some_and(|v| v == "1")
 }

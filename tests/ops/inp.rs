@@ -58,7 +58,7 @@ impl On {
     pub fn sizes(&self) -> Vec<(Shape, Option<Shape>)> {
         let model = |(i, (_, heads)): (usize, (_, usize))| {
             let real = shape([1, PATCHES, heads, 6]);
-            let tokens = if i == 0 { PATCHES } else { rows(PATCHES, 65) };
+            let tokens = if i == 0 { PATCHES } else { rows(129, 65) };
             dtypes(i).contains(&self.dtype).then_some((Shape { tokens, ..real }, Some(real)))
         };
         let edges = EDGES.into_iter().map(|of| (shape(of), None));

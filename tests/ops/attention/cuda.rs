@@ -123,7 +123,7 @@ fn the_models_sizes_as_chosen() {
         for dtype in dtypes(i) {
             let real = Shape { batch: 1, tokens: PATCHES + 5, heads };
             let v = cuda::choose(dtype, &Machine::from(&gpu), &real, None).unwrap();
-            let s = Shape { tokens: if heads == 6 { real.tokens } else { rows(real.tokens, 131) }, ..real };
+            let s = Shape { tokens: if heads == 6 { real.tokens } else { rows(261, 131) }, ..real };
             let qkv = inputs(dtype, &s, 3.0);
             check(&gpu, dtype, &s, &qkv, &variants(Some(v), names(dtype)));
         }
