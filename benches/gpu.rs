@@ -49,7 +49,7 @@ pub fn time(c: &mut Criterion, op: &str, case: &str, gpu: &Gpu, work: Work, laun
     group.finish();
     if best.get().is_finite() && !gpu.is_emulated() {
         let (rate, unit) = match work {
-            Work::Flop(n) => (n / best.get() / 1e12, "TFLOP/s"),
+            Work::Flop(n) | Work::Bf16(n) => (n / best.get() / 1e12, "TFLOP/s"),
             Work::Int8(n) => (n / best.get() / 1e12, "TOP/s"),
             Work::Bytes(n) => (n / best.get() / 1e9, "GB/s"),
         };

@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
+use half::bf16;
 use inp_former::runtime::simd::int8::{Dot, MR, NR, Tile};
+use inp_former::runtime::simd::{Product, ProductKernel};
 use inp_former::runtime::{Cpu, Elem, Kernel, Simd, Tensor};
 
 /// What a kernel does in one call.
@@ -15,6 +17,8 @@ pub enum Work {
     Flop(f64),
     /// Operations on bytes summed in i32, a multiply-add being two.
     Int8(f64),
+    /// The same of bf16 operands.
+    Bf16(f64),
     /// Bytes that it must read and write at least.
     Bytes(f64),
 }
@@ -52,6 +56,7 @@ pub fn time<T>(c: &mut Criterion, op: &str, case: &str, cpu: &Cpu, work: Work, m
         let (rate, unit, peak) = match work {
             Work::Flop(n) => (n / best.get() / 1e9, "GFLOP/s", gflops(cpu)),
             Work::Int8(n) => (n / best.get() / 1e9, "GOP/s", gops(cpu)),
+            Work::Bf16(n) => (n / best.get() / 1e9, "GFLOP/s", bf16_gflops(cpu)),
             Work::Bytes(n) => (n / best.get() / 1e9, "GB/s", bandwidth(cpu)),
         };
         let (ms, share, tier) = (best.get() * 1e3, 100.0 * rate / peak, cpu.tier().name());
@@ -77,6 +82,42 @@ impl<E: Elem> Kernel<E> for Fma {
         black_box(acc.map(|a| s.sum(a)));
         (2 * S::LANES * CHAINS * STEPS) as f64
     }
+}
+
+/// As [`Fma`], of bf16 operands.
+struct Madd;
+impl ProductKernel<bf16> for Madd {
+    type Output = f64;
+    #[inline(always)]
+    fn run<P: Product<X = bf16>>(self, p: P) -> f64 {
+        const CHAINS: usize = 12;
+        const STEPS: usize = 1 << 18;
+        let one = black_box([1.0f32; 16]);
+        // SAFETY: sixteen groups, which no tier's vector exceeds.
+        let x = unsafe { p.load(one.as_ptr()) };
+        let mut acc = [p.simd().splat(0.5); CHAINS];
+        for _ in 0..STEPS {
+            for a in &mut acc {
+                *a = p.madd(x, x, *a);
+            }
+        }
+        black_box(acc.map(|a| p.simd().sum(a)));
+        (4 * P::S::LANES * CHAINS * STEPS) as f64
+    }
+}
+
+/// bf16 multiply-add peak of one thread or of all, GFLOP/s, every thread busy.
+fn bf16_gflops(cpu: &Cpu) -> f64 {
+    static PEAK: [OnceLock<f64>; 2] = [const { OnceLock::new() }; 2];
+    *PEAK[(cpu.threads() > 1) as usize].get_or_init(|| {
+        let flop = cpu.threads() as f64 * cpu.product(Madd);
+        flop / 1e9
+            / best(|| {
+                cpu.run(cpu.threads(), |_| {
+                    black_box(cpu.product(Madd));
+                })
+            })
+    })
 }
 
 /// f32 multiply-add peak of one thread or of all, GFLOP/s, every thread busy.

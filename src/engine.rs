@@ -10,4 +10,4 @@ pub mod score;
 
 pub use encoder::Encoder;
 pub(crate) use fold::Encoder as EncoderWeights;
-pub use score::{Options, Precision, Scorer, Verdict};
+pub use score::{CpuPrecision, Options, Precision, Scorer, Verdict};

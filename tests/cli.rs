@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
 use inp_former::model::Config;
+use inp_former::runtime::Cpu;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,6 +62,11 @@ impl Ran {
     fn records(&self) -> Vec<Value> {
         self.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
+}
+
+/// What `--precision auto` is on this CPU.
+fn auto() -> &'static str {
+    if Cpu::new(None).unwrap().has_bf16() { "bf16" } else { "f32" }
 }
 
 /// A folder to work in. `data` is a data set of two classes; `backbone.safetensors` an encoder.

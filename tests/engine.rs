@@ -1,10 +1,11 @@
 //! The folded engine against the plain model.
 
+mod bf16;
 mod cuda;
 
 use inp_former::data::image::{Limits, decode};
 use inp_former::engine::score::Scored;
-use inp_former::engine::{Options, Scorer, Verdict};
+use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::model::{Model, encoder, inp_former as net};
 use inp_former::ops::preprocess::{ImageView, crop_u8, normalise};
 use inp_former::runtime::{Cpu, Tensor};
@@ -14,7 +15,8 @@ use crate::models::{self, model};
 use crate::support::{close, cpus, golden, golden_input};
 
 fn scorer(m: &Model, cpu: &Cpu, zero_shot: bool) -> Scorer {
-    Scorer::new(m.clone(), cpu.clone(), &Options { zero_shot, ..Options::default() }).unwrap()
+    let options = Options { zero_shot, precision: Precision::F32, ..Options::default() };
+    Scorer::new(m.clone(), cpu.clone(), &options).unwrap()
 }
 
 fn plain(m: &Model, cpu: &Cpu, input: &Tensor, zero_shot: bool) -> Tensor {
@@ -109,10 +111,8 @@ fn clones_share_the_weights() {
     assert_eq!(first.sharing(), 1);
 }
 
-/// DINOv2's massive activations: rows whose mean is ten deviations, a few channels of the stream 300 times the others.
-/// Against f64 the folds may not be worse than the plain path by more than twice.
-#[test]
-fn folds_bear_realistic_outliers() {
+/// DINOv2's massive activations: rows whose mean is ten deviations, a few channels of the stream `times` the others.
+fn with_outliers(times: f32) -> Model {
     let mut file = models::file(&models::config("mini"));
     let mut change = |name: &str, f: &dyn Fn(usize, f32) -> f32| {
         let t = file.tensors.get_mut(name).unwrap();
@@ -122,9 +122,15 @@ fn folds_bear_realistic_outliers() {
     };
     change("encoder.patch_embed.proj.bias", &|_, x| x + 10.0);
     for l in 1..3 {
-        change(&format!("encoder.blocks.{l}.ls2.gamma"), &|i, x| if i % 50 == 7 { 300.0 * x } else { x });
+        change(&format!("encoder.blocks.{l}.ls2.gamma"), &|i, x| if i % 50 == 7 { times * x } else { x });
     }
-    let m = Model::load(file).unwrap();
+    Model::load(file).unwrap()
+}
+
+/// Against f64 the folds may not be worse than the plain path by more than twice.
+#[test]
+fn folds_bear_realistic_outliers() {
+    let m = with_outliers(300.0);
     let cpu = Cpu::new(Some(1)).unwrap();
     let input = golden_input("mini", 1, 112, 112);
     let exact = models::maps64(&m, &input);

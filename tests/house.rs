@@ -111,6 +111,7 @@ const UNSAFE: [&str; 14] = [
     "src/ops/linear/micro.rs",
     "src/ops/linear/pack.rs",
     "src/ops/linear/packed.rs",
+    "src/ops/linear/packed/factors.rs",
     "src/runtime/cpu.rs",
     "src/runtime/cpu/team.rs",
     "src/runtime/cuda/buffer.rs",

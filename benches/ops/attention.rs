@@ -1,7 +1,9 @@
 //! `attention`: one block of ViT-S and of ViT-B at 392 px, one picture; on a GPU every variant, also of 32 pictures.
 
-use inp_former::ops::attention::{self, cuda};
-use inp_former::runtime::DType;
+use half::bf16;
+use inp_former::ops::attention::{self, Softmax, cuda};
+use inp_former::runtime::simd::aligned::Aligned;
+use inp_former::runtime::{Cpu, DType, Tensor};
 
 use crate::gpu;
 use crate::peak::{Work, cpus, time};
@@ -21,8 +23,39 @@ pub fn all(c: &mut criterion::Criterion) {
             time(c, "attention", &case, &cpu, Work::Flop(4.0 * (t * t * d * heads) as f64), || {
                 attention::forward(&cpu, &qkv, heads).unwrap()
             });
+            if cpu.has_bf16() {
+                bf16_picture(c, &cpu, [t, heads, d], &qkv, &want.data);
+            }
         }
     }
+    on_gpu(c);
+}
+
+/// One picture of bf16 operands, as the engine has it.
+fn bf16_picture(
+    c: &mut criterion::Criterion,
+    cpu: &Cpu,
+    [t, heads, d]: [usize; 3],
+    qkv: &Tensor,
+    want: &[f64],
+) {
+    let channels = heads * d;
+    let (mut x, mut y) = (Aligned::zeros(qkv.len()), vec![bf16::NAN; t * channels]);
+    let by = (d as f32).powf(-0.5) * std::f32::consts::LOG2_E;
+    for (i, (x, v)) in x.iter_mut().zip(&qkv.data).enumerate() {
+        *x = bf16::from_f32(if i % (3 * channels) < channels { by * v } else { *v });
+    }
+    let (case, shape) = (format!("bf16/{t}x{heads}x{d}"), [t, channels, heads]);
+    let mut scratch = attention::Scratch::new(cpu, t, channels, heads);
+    time(c, "attention", &case, cpu, Work::Bf16(4.0 * (t * t * channels) as f64), || {
+        attention::picture(cpu, &x, shape, Softmax::Base2, 0, &mut scratch, &mut y)
+    });
+    close(&case, &y.iter().map(|y| y.to_f32()).collect::<Vec<f32>>(), want, 3e-2);
+}
+
+/// Every variant of the kernels.
+fn on_gpu(c: &mut criterion::Criterion) {
+    let d = 64;
     let Some(gpu) = gpu::gpu() else { return };
     let real = [[1, 789, 6], [1, 789, 12], [32, 789, 12]];
     let shapes: &[[usize; 3]] = if gpu.is_emulated() { &[[1, 197, 1]] } else { &real };

@@ -1,10 +1,11 @@
 //! `linear`: the layers of ViT-B and ViT-S at 392 px, one picture; packing the weights is part of the time, except in
 //! `packed`, what the engine runs.
 
-use inp_former::ops::linear::packed::{self, Epilogue, Input, Packed};
+use half::bf16;
+use inp_former::ops::linear::packed::{self, Epilogue, Input, Narrow, Packed};
 use inp_former::ops::linear::{self, cuda, int8};
 use inp_former::runtime::cuda::{Machine, Stream};
-use inp_former::runtime::{DType, Tensor};
+use inp_former::runtime::{Cpu, DType, Tensor};
 
 use crate::gpu;
 use crate::peak::{Work, cpus, time};
@@ -91,12 +92,34 @@ fn on_gpu(c: &mut criterion::Criterion) {
     }
 }
 
-/// One packed layer, with a second product of `tail` inputs if that is not 0; GELU where the layer widens.
+/// One packed layer, with a second product of `tail` inputs if that is not 0; GELU where the layer widens. In f32, and in
+/// bf16 where the chip can.
 fn packed(c: &mut criterion::Criterion, [m, n, k]: [usize; 3], tail: usize) {
-    let (x, w, b) = (random("x", &[m, k]), random("w", &[n, k]), random("b", &[n]));
-    let (xt, wt) = (random("xt", &[m, tail]), random("wt", &[n, tail]));
+    for cpu in cpus() {
+        let flop = 2.0 * (m * n * (k + tail)) as f64;
+        packed_as::<f32>(c, &cpu, [m, n, k], tail, ("packed", 1e-5, Work::Flop(flop)));
+        if cpu.has_bf16() {
+            packed_as::<bf16>(c, &cpu, [m, n, k], tail, ("packed-bf16", 1e-2, Work::Bf16(flop)));
+        }
+    }
+}
+
+fn packed_as<X: Narrow>(
+    c: &mut criterion::Criterion,
+    cpu: &Cpu,
+    [m, n, k]: [usize; 3],
+    tail: usize,
+    (what, tol, work): (&str, f64, Work),
+) {
+    let value = |name, shape: [usize; 2]| {
+        let x = random(name, &shape);
+        let rounded: Vec<X> = x.data.iter().map(|x| X::round(*x)).collect();
+        (Tensor::new(&shape, rounded.iter().map(|x| x.widen()).collect()), rounded)
+    };
+    let ((x, ox), (w, _), b) = (value("x", [m, k]), value("w", [n, k]), random("b", &[n]));
+    let ((xt, oxt), (wt, _)) = (value("xt", [m, tail]), value("wt", [n, tail]));
     let (name, epilogue) = if n > k { ("gelu", Epilogue::Gelu) } else { ("store", Epilogue::Store) };
-    let case = format!("packed/{m}x{n}x{k}+{tail}/{name}");
+    let case = format!("{what}/{m}x{n}x{k}+{tail}/{name}");
     let at = |r: usize, o: usize| {
         let dot = |x: &Tensor, w: &Tensor| {
             x.row(r).iter().zip(w.row(o)).map(|(x, w)| *x as f64 * *w as f64).sum::<f64>()
@@ -105,19 +128,21 @@ fn packed(c: &mut criterion::Criterion, [m, n, k]: [usize; 3], tail: usize) {
         if n > k { 0.5 * y * (1.0 + libm::erf(y / std::f64::consts::SQRT_2)) } else { y }
     };
     let want: Vec<f64> = (0..5 * n).map(|e| at(e / n, e % n)).collect();
-    for cpu in cpus() {
-        let weights = Packed::new(&cpu, &w.data, n, k, b.data.clone());
-        let more = Packed::new(&cpu, &wt.data, n, tail, Vec::new());
+    let weights = Packed::<X>::new(cpu, &w.data, n, k, b.data.clone());
+    let more = Packed::<X>::new(cpu, &wt.data, n, tail, Vec::new());
+    let second = (tail > 0).then(|| (Input { data: &oxt[..], ld: tail }, more.view()));
+    let first = Input { data: &ox[..], ld: k };
+    // As the engine has it: operands of the next product where the layer widens, sums where it does not.
+    if n > k {
+        let mut y = vec![X::default(); m * n];
+        let mut run = || packed::forward(cpu, m, first, weights.view(), second, &mut y, n, epilogue, None);
+        time(c, "linear", &case, cpu, work, &mut run);
+        close(&case, &y[..5 * n].iter().map(|y| y.widen()).collect::<Vec<f32>>(), &want, tol);
+    } else {
         let mut y = vec![0.0; m * n];
-        let run = |y: &mut [f32]| {
-            let second = (tail > 0).then(|| (Input { data: &xt.data, ld: tail }, more.view()));
-            let first = Input { data: &x.data, ld: k };
-            packed::forward(&cpu, m, first, weights.view(), second, y, n, epilogue, None);
-        };
-        run(&mut y);
-        close(&case, &y[..5 * n], &want, 1e-5);
-        let flop = Work::Flop(2.0 * (m * n * (k + tail)) as f64);
-        time(c, "linear", &case, &cpu, flop, || run(&mut y));
+        let mut run = || packed::forward(cpu, m, first, weights.view(), second, &mut y, n, epilogue, None);
+        time(c, "linear", &case, cpu, work, &mut run);
+        close(&case, &y[..5 * n], &want, tol);
     }
 }
 

@@ -52,7 +52,7 @@ impl Place {
             && matches!(self.device, Device::Cuda(_))
             && let Err(e) = score::fits_cuda(&model.config, self.precision)
         {
-            self.precision.on_cpu()?;
+            self.precision.on_cpu(&self.cpu)?;
             common.note(format!("device: cpu after all ({e})"));
             self.device = self.cpu.clone().into();
         }
@@ -87,7 +87,7 @@ impl Common {
             "f16" => Ok(Precision::Of(DType::F16)),
             "tf32" => Ok(Precision::Of(DType::Tf32)),
             "int8" | "fp8" => Err(Error::usage(format!(
-                "--precision {}: this version has no kernels for it; use f32 on a CPU, bf16, f16 or tf32 on a GPU",
+                "--precision {}: this version has no kernels for it; use f32 or bf16 on a CPU, bf16, f16 or tf32 on a GPU",
                 self.precision
             ))),
             p => Err(Error::usage(format!("--precision {p}: choose auto, f32, bf16, f16 or tf32"))),
@@ -106,15 +106,20 @@ impl Common {
             }
             _ => return Err(self.unknown_device()),
         }
-        let precision = self.precision()?;
-        precision.on_cpu()?;
-        self.on_cpu("")
+        match self.precision()? {
+            Precision::Auto | Precision::F32 => Ok(self.on_cpu("", Precision::F32)?.cpu),
+            _ => Err(Error::usage(format!(
+                "--precision {}: this command computes in f32; leave the option away",
+                self.precision
+            ))),
+        }
     }
 
-    fn on_cpu(&self, why: &str) -> Result<Cpu> {
+    fn on_cpu(&self, why: &str, precision: Precision) -> Result<Place> {
         let cpu = Cpu::new(self.threads.map(usize::from))?;
-        self.note(format!("device: cpu{why}, {}, {} threads, f32", cpu.tier().name(), cpu.threads()));
-        Ok(cpu)
+        let (name, tier) = (precision.on_cpu(&cpu)?.name(), cpu.tier().name());
+        self.note(format!("device: cpu{why}, {tier}, {} threads, {name}", cpu.threads()));
+        Ok(Place::on_cpu(cpu, precision))
     }
 
     fn unknown_device(&self) -> Error {
@@ -140,20 +145,13 @@ impl Common {
             "auto" => match Gpu::open(0).and_then(|gpu| cuda::has_kernels().map(|()| gpu)) {
                 Ok(gpu) => Some(gpu),
                 Err(e) => {
-                    precision.on_cpu().map_err(|_| {
-                        Error::usage(format!("--precision {}: on a GPU only, and {e}", self.precision))
-                    })?;
-                    let cpu = self.on_cpu(&format!(" ({e})"))?;
-                    return Ok(Place::on_cpu(cpu, precision));
+                    let place = self.on_cpu(&format!(" ({e})"), precision);
+                    return place.map_err(|refused| Error::usage(format!("{refused} (and for a GPU: {e})")));
                 }
             },
             _ => Some(self.gpu()?),
         };
-        let Some(gpu) = gpu else {
-            precision.on_cpu()?;
-            let cpu = self.on_cpu("")?;
-            return Ok(Place::on_cpu(cpu, precision));
-        };
+        let Some(gpu) = gpu else { return self.on_cpu("", precision) };
         let (cpu, auto) = (Cpu::new(self.threads.map(usize::from))?, self.device == "auto");
         let place = Place { cpu, device: gpu.into(), precision, auto };
         self.note(format!("device: {}, {}", place.name(), precision.on_cuda()?.name()));

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use inp_former::engine::Precision;
 use inp_former::ops::attention::cuda as attention;
 use inp_former::ops::inp_coefficients::cuda as inp_coefficients;
 use inp_former::ops::inp_decode::cuda as inp_decode;
@@ -40,6 +41,10 @@ impl Info {
             if tier.is_supported() { have.push(tier.name()) } else { lack.push(tier.name()) }
         }
         let tier = cpu.tier().name();
+        let auto = Precision::Auto.on_cpu(&cpu)?.name();
+        let precisions =
+            [Precision::F32, Precision::Of(DType::Bf16)].map(|p| p.on_cpu(&cpu).map(|p| p.name()));
+        let precisions: Vec<_> = precisions.into_iter().flatten().collect();
         let mut archs: Vec<u32> = IMAGES.iter().map(|i| i.arch).collect();
         archs.sort_unstable();
         archs.dedup();
@@ -57,7 +62,7 @@ impl Info {
             let why = gpus.as_ref().err().map(ToString::to_string);
             let mut v = json!({
                 "version": env!("CARGO_PKG_VERSION"), "device": "cpu", "threads": cpu.threads(), "simd": tier,
-                "simd_supported": have, "precisions": ["f32"], "gpus": found, "no_gpu_because": why,
+                "simd_supported": have, "precisions": precisions, "precision": auto, "gpus": found, "no_gpu_because": why,
                 "cuda_images": archs, "cuda_precisions": DType::ALL.map(DType::name),
             });
             if self.kernels {
@@ -71,10 +76,11 @@ impl Info {
         }
         let lacking = if lack.is_empty() { String::new() } else { format!(" (not: {})", lack.join(", ")) };
         let mut text = format!(
-            "inp-former    {}\nprocessor     {} threads, f32\ninstructions  {tier}; this processor has {}{lacking}; \
+            "inp-former    {}\nprocessor     {} threads; {}, auto is {auto}\ninstructions  {tier}; this processor has {}{lacking}; \
              INP_SIMD=NAME chooses another\n",
             env!("CARGO_PKG_VERSION"),
             cpu.threads(),
+            precisions.join(", "),
             have.join(", "),
         );
         match &gpus {

@@ -14,7 +14,7 @@ use crate::runtime::Cpu;
 pub struct Encoder {
     cpu: Cpu,
     weights: Arc<fold::Encoder>,
-    work: Workspace,
+    work: Workspace<f32>,
 }
 
 impl Encoder {

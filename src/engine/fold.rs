@@ -9,22 +9,24 @@
 //! - Decoder: the attention's output is `coef·VW + bp` of rank H·P + 1, so its first MLP layer shrinks from C to H·P
 //!   inputs (`VA`), and its normalisation follows from a Gram matrix.
 //! - Post-processing: resizes, mean and blur are one banded matrix, applied on both sides.
+//!
+//! Weights are rounded to operands X after all of that, once. The extractor's and the Gram matrix's stay f32: they are small.
 
 use crate::error::Result;
 use crate::model::config::PATCH;
 use crate::model::params::{self, Linear, Mlp, Norm, Trained};
 use crate::model::{Config, ENCODER_EPS, Model, TRAINED_EPS};
 use crate::ops::linear::gemm::{Mat, Start, gemm};
-use crate::ops::linear::packed::Packed;
+use crate::ops::linear::packed::{Narrow, Packed};
 use crate::ops::{anomaly_map, layernorm, linear, patch_embed, preprocess};
 use crate::runtime::{Cpu, Tensor};
 
 /// One encoder block; every LayerNorm before a product is only `(x - mean)·rstd`.
-pub struct Block {
-    pub qkv: Packed,
-    pub proj: Packed,
-    pub fc1: Packed,
-    pub fc2: Packed,
+pub struct Block<X> {
+    pub qkv: Packed<X>,
+    pub proj: Packed<X>,
+    pub fc1: Packed<X>,
+    pub fc2: Packed<X>,
 }
 
 /// The extractor with its constant query.
@@ -41,44 +43,47 @@ pub struct Extract {
 }
 
 /// One decoder block in its low-rank form.
-pub struct Decode {
-    pub q: Packed,
-    pub kv: Packed,
+pub struct Decode<X> {
+    pub q: Packed<X>,
+    pub kv: Packed<X>,
     /// `learn_scale` `(H)`.
     pub scale: Vec<f32>,
     /// Projection `(C, C)` of a value to the block's middle, and the same with the mean over its outputs taken away.
-    pub proj: Packed,
+    pub proj: Packed<X>,
     pub centred: Packed,
     /// The projection's bias with its mean taken away, `(C)`.
     pub centred_bias: Vec<f32>,
     /// A `(C, 4C)`: centred projection, gain and first MLP weights in one.
-    pub a: Packed,
+    pub a: Packed<X>,
     /// What the projection's bias adds to the first MLP layer before the row's scale, and what comes after it, `(4C)`.
     pub fc1_scaled: Vec<f32>,
     pub fc1_shift: Vec<f32>,
     /// Second MLP layer; its bias includes the projection's.
-    pub fc2: Packed,
+    pub fc2: Packed<X>,
 }
 
+/// Taken from 8-bit pixels, so that the rounding of weights is not multiplied by their mean.
+pub const OFFSET: f32 = 128.0;
+
 /// An encoder ready for the engine.
-pub struct Encoder {
+pub struct Encoder<X = f32> {
     pub config: Config,
-    /// Patch weights for 8-bit pixels `(C, 3·14·14)` and for normalised ones.
-    pub patch_u8: Packed,
-    pub patch_f32: Packed,
+    /// Patch weights for 8-bit pixels less [`OFFSET`] `(C, 3·14·14)` and for normalised ones.
+    pub patch_u8: Packed<X>,
+    pub patch_f32: Packed<X>,
     /// What patch products are added to, `(T, C)`: prefix rows, then position, bias and (8-bit) the mean's share.
     pub table_u8: Vec<f32>,
     pub table_f32: Vec<f32>,
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<Block<X>>,
 }
 
 /// A model ready for the engine.
-pub struct Folded {
+pub struct Folded<X> {
     pub config: Config,
-    pub encoder: Encoder,
+    pub encoder: Encoder<X>,
     pub extract: Extract,
-    pub bottleneck: (Packed, Packed),
-    pub decode: Vec<Decode>,
+    pub bottleneck: (Packed<X>, Packed<X>),
+    pub decode: Vec<Decode<X>>,
     pub post: Post,
 }
 
@@ -88,7 +93,7 @@ pub struct Post {
     pub rows: Vec<(usize, Vec<f32>)>,
 }
 
-impl Folded {
+impl<X: Narrow> Folded<X> {
     /// Folds and packs for the tier of `cpu`. Blocks are let go as they are folded: the weights are in memory once.
     pub fn new(cpu: &Cpu, model: Model) -> Result<Self> {
         model.trained()?;
@@ -108,13 +113,22 @@ impl Folded {
     }
 }
 
-impl Encoder {
+impl<X: Narrow> Encoder<X> {
     /// As [`Folded::new`], of the encoder alone.
     pub fn new(cpu: &Cpu, cfg: &Config, enc: params::Encoder) -> Result<Self> {
         let (c, side) = (cfg.channels, cfg.side());
         let pos = patch_embed::pos_embed(cpu, &enc.pos, (side, side))?;
         let patch = |u8_input| {
-            let (p, table) = patches(cfg, &enc, &pos, u8_input);
+            let (p, mut table) = patches(cfg, &enc, &pos, u8_input);
+            if u8_input {
+                let rows = p.w.chunks_exact(p.w.len() / c);
+                let offset =
+                    rows.map(|row| (OFFSET as f64 * row.iter().map(|x| *x as f64).sum::<f64>()) as f32);
+                let offset: Vec<f32> = offset.collect();
+                for row in table[cfg.prefix() * c..].chunks_exact_mut(c) {
+                    row.iter_mut().zip(&offset).for_each(|(x, o)| *x += o);
+                }
+            }
             (Packed::new(cpu, &p.w, c, p.w.len() / c, p.b), table)
         };
         let (patch_f32, table_f32) = patch(false);
@@ -172,7 +186,7 @@ impl Plain {
         }
         self
     }
-    fn packed(self, cpu: &Cpu) -> Packed {
+    fn packed<X: Narrow>(self, cpu: &Cpu) -> Packed<X> {
         let (n, k) = (self.b.len(), self.k());
         Packed::new(cpu, &self.w, n, k, self.b)
     }
@@ -193,7 +207,7 @@ pub fn normed(norm: &Norm, l: &Linear) -> Plain {
     p
 }
 
-fn mlp(cpu: &Cpu, norm: Option<&Norm>, m: &Mlp) -> (Packed, Packed) {
+fn mlp<X: Narrow>(cpu: &Cpu, norm: Option<&Norm>, m: &Mlp) -> (Packed<X>, Packed<X>) {
     let fc1 = norm.map_or_else(|| Plain::of(&m.fc1), |n| normed(n, &m.fc1));
     (fc1.packed(cpu), Plain::of(&m.fc2).packed(cpu))
 }
@@ -311,7 +325,7 @@ impl LowRank {
     }
 }
 
-impl Decode {
+impl<X: Narrow> Decode<X> {
     fn new(cpu: &Cpu, b: &params::DecoderBlock) -> Self {
         let c = b.proj.b.len();
         let l = LowRank::new(cpu, b);

@@ -5,12 +5,13 @@
 use crate::model::config::{Config, PATCH};
 use crate::ops::attention::{self, Softmax};
 use crate::ops::linear::pack::Mat;
-use crate::ops::linear::packed::{self, Epilogue, Input, Panels};
+use crate::ops::linear::packed::factors::{forward_transposed, heads_to_panels};
+use crate::ops::linear::packed::{self, Cell, Epilogue, Input, Narrow, Packed, Panels};
 use crate::ops::{anomaly_map, layernorm};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::Aligned;
 
-use super::fold::{Decode, EPS, Encoder, Folded};
+use super::fold::{Decode, EPS, Encoder, Folded, OFFSET};
 use super::kernels::{add, coefficients, column_softmax, cosine, distances, gram, row_scales};
 
 /// Where a picture enters.
@@ -21,22 +22,23 @@ pub enum Pixels<'a> {
     F32(&'a [f32]),
 }
 
-/// Every buffer of one pass, for one picture.
+/// Every buffer of one pass, for one picture. X is what large products multiply; all else is f32.
 #[derive(Clone)]
-pub struct Workspace {
+pub struct Workspace<X: Narrow> {
     /// Tokens `(T, C)`, their normalisation, queries-keys-values `(T, 3C)`, attention's output.
     x: Aligned<f32>,
-    norm: Aligned<f32>,
-    qkv: Aligned<f32>,
-    out: Aligned<f32>,
+    norm: Aligned<X>,
+    qkv: Aligned<X>,
+    out: Aligned<X>,
     /// `(T, 4C)`; also holds the patches' pixels.
-    hidden: Aligned<f32>,
-    attention: attention::Scratch<f32>,
+    hidden: Aligned<X>,
+    attention: attention::Scratch<X>,
     /// Sums of each group's encoder outputs `(T, C)` and decoder outputs `(N, C)`.
     en: Vec<Aligned<f32>>,
     de: Vec<Aligned<f32>>,
-    /// f `(N, C)`.
+    /// f `(N, C)`; its normalisation for the extractor, then the decoder's queries.
     fused: Aligned<f32>,
+    wide: Aligned<f32>,
     /// Extractor: scores `(N, H·P)`, packed normalised features, pooled `(H·P, C)`, I and its neighbours `(P, ·)`.
     scores: Aligned<f32>,
     column: Aligned<f32>,
@@ -46,9 +48,13 @@ pub struct Workspace {
     inp_norm: Aligned<f32>,
     inp_out: Aligned<f32>,
     inp_hidden: Aligned<f32>,
-    factors: Vec<Factors>,
-    /// Decoder: coefficients and 1 `(N, H·P + 1)`, their product with the Gram matrix, 1/deviation of each row `(N)`.
+    /// What the decoder sees of I, `(P, C)`.
+    inp_operand: Aligned<X>,
+    factors: Vec<Factors<X>>,
+    /// Decoder: coefficients and 1 `(N, H·P + 1)`, the former as operands, the product with the Gram matrix, 1/deviation of
+    /// each row `(N)`.
     coef: Aligned<f32>,
+    coef_operand: Aligned<X>,
     coef_gram: Aligned<f32>,
     rstd: Aligned<f32>,
     /// Native maps of each group `(N)`, their mean, and the mean after one axis `(256, √N)`.
@@ -59,12 +65,13 @@ pub struct Workspace {
 
 /// What one decoder block needs of the picture's prototypes.
 #[derive(Clone)]
-struct Factors {
-    /// Keys and values `(P, 2C)`.
+struct Factors<X: Narrow> {
+    /// Keys and values `(P, 2C)`; both as operands.
     kv: Aligned<f32>,
+    kv_operand: Aligned<X>,
     /// Normalised, scaled keys of each head in panels `[D][NR]`.
     keys: Aligned<f32>,
-    /// VW in panels `[H·P][NR]`, and VA.
+    /// VW in panels `[H·P/GROUP][NR]`, and VA.
     vw: Aligned<f32>,
     va: Aligned<f32>,
     /// Centred VW and bias `(H·P + 1, C)`, and their Gram matrix / C in panels.
@@ -73,36 +80,52 @@ struct Factors {
     gram_panels: Aligned<f32>,
 }
 
-impl Workspace {
+/// The product of `rows` rows of `ld = w.k` values with a layer.
+fn layer<X: Narrow, Y: Cell<X>>(
+    cpu: &Cpu,
+    from: &[X],
+    w: &Packed<X>,
+    to: &mut [Y],
+    rows: usize,
+    e: Epilogue,
+) {
+    packed::forward(cpu, rows, Input { data: from, ld: w.k }, w.view(), None, to, w.n, e, None)
+}
+
+impl<X: Narrow> Workspace<X> {
     /// For models of this shape; for its encoder alone where it says of no trained part.
     pub fn new(cpu: &Cpu, cfg: &Config) -> Self {
         let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
         let n = cfg.side() * cfg.side();
         let t = n + cfg.prefix();
-        let nr = packed::tile(cpu).1;
-        let (hp, up) = (h * p, |x: usize| x.div_ceil(nr) * nr);
+        let nr = packed::tile::<f32>(cpu).1;
+        let nr_x = packed::tile::<X>(cpu).1;
+        let (hp, up) = (h * p, |x: usize| x.next_multiple_of(nr));
+        let groups_hp = hp.div_ceil(X::GROUP);
         let hidden = cfg.hidden.max(4 * c);
-        let zeros = Aligned::<f32>::zeros;
+        let (zeros, operands) = (Aligned::<f32>::zeros, Aligned::<X>::zeros);
         let groups = |rows: usize| cfg.groups.iter().map(|_| zeros(rows * c)).collect::<Vec<_>>();
         let factors = |_: usize| Factors {
             kv: zeros(p * 2 * c),
+            kv_operand: operands(p * 2 * c),
             keys: zeros(h * up(p) * (c / h)),
-            vw: zeros(hp * up(c)),
-            va: zeros(hp * up(4 * c)),
+            vw: zeros(groups_hp * c.next_multiple_of(nr_x)),
+            va: zeros(groups_hp * (4 * c).next_multiple_of(nr_x)),
             centred: zeros((hp + 1) * c),
             gram: zeros((hp + 1) * (hp + 1)),
             gram_panels: zeros((hp + 1) * up(hp + 1)),
         };
         Self {
             x: zeros(t * c),
-            norm: zeros(t * c),
-            qkv: zeros(t * 3 * c),
-            out: zeros(t * c),
-            hidden: zeros((t * hidden).max(n * 3 * PATCH * PATCH)),
+            norm: operands(t * c),
+            qkv: operands(t * 3 * c),
+            out: operands(t * c),
+            hidden: operands((t * hidden).max(n * 3 * PATCH * PATCH)),
             attention: attention::Scratch::new(cpu, t, c, h),
             en: groups(t),
             de: groups(n),
             fused: zeros(n * c),
+            wide: zeros(n * c),
             scores: zeros(n * hp),
             column: zeros(2 * hp),
             panels: zeros(n * up(c)),
@@ -111,8 +134,10 @@ impl Workspace {
             inp_norm: zeros(p * c),
             inp_out: zeros(p * c),
             inp_hidden: zeros(p * 4 * c),
+            inp_operand: operands(p * c),
             factors: (0..cfg.decoder_blocks).map(factors).collect(),
             coef: zeros(n * (hp + 1)),
+            coef_operand: operands(n * groups_hp * X::GROUP),
             coef_gram: zeros(n * (hp + 1)),
             rstd: zeros(n),
             native: vec![vec![0.0; n]; cfg.groups.len()],
@@ -138,7 +163,7 @@ impl Workspace {
     pub fn run(
         &mut self,
         cpu: &Cpu,
-        m: &Folded,
+        m: &Folded<X>,
         pixels: Pixels,
         zero_shot: bool,
         map: &mut [f32],
@@ -159,17 +184,18 @@ impl Workspace {
     }
 
     /// Pixels → x: patch products added to the table.
-    pub fn patches(&mut self, cpu: &Cpu, m: &Encoder, pixels: Pixels) {
+    pub fn patches(&mut self, cpu: &Cpu, m: &Encoder<X>, pixels: Pixels) {
         let cfg = &m.config;
         let (c, side, size, k) = (cfg.channels, cfg.side(), cfg.crop, 3 * PATCH * PATCH);
         let cols = &mut self.hidden[..side * side * k];
         let (weights, table) = match pixels {
             Pixels::U8(crop) => {
+                let value: [X; 256] = std::array::from_fn(|b| X::round(b as f32 - OFFSET));
                 cpu.for_chunks(cols, side * k, |py, rows| {
                     for (px, row) in rows.chunks_exact_mut(k).enumerate() {
                         for (y, line) in row.chunks_exact_mut(3 * PATCH).enumerate() {
                             let from = &crop[((py * PATCH + y) * size + px * PATCH) * 3..][..3 * PATCH];
-                            line.iter_mut().zip(from).for_each(|(x, b)| *x = *b as f32);
+                            line.iter_mut().zip(from).for_each(|(x, b)| *x = value[*b as usize]);
                         }
                     }
                 });
@@ -180,7 +206,8 @@ impl Workspace {
                     for (px, row) in rows.chunks_exact_mut(k).enumerate() {
                         for (i, line) in row.chunks_exact_mut(PATCH).enumerate() {
                             let (ch, y) = (i / PATCH, py * PATCH + i % PATCH);
-                            line.copy_from_slice(&img[(ch * size + y) * size + px * PATCH..][..PATCH]);
+                            let from = &img[(ch * size + y) * size + px * PATCH..][..PATCH];
+                            line.iter_mut().zip(from).for_each(|(x, v)| *x = X::round(*v));
                         }
                     }
                 });
@@ -189,12 +216,11 @@ impl Workspace {
         };
         self.x.copy_from_slice(table);
         let x = &mut self.x[cfg.prefix() * c..];
-        let input = Input { data: cols, ld: k };
-        packed::forward(cpu, side * side, input, weights.view(), None, x, c, Epilogue::Residual, None);
+        layer(cpu, cols, weights, x, side * side, Epilogue::Residual);
     }
 
     /// x through the encoder's blocks; the groups' sums of target outputs.
-    pub fn encode(&mut self, cpu: &Cpu, m: &Encoder, stage: &mut dyn FnMut(&'static str)) {
+    pub fn encode(&mut self, cpu: &Cpu, m: &Encoder<X>, stage: &mut dyn FnMut(&'static str)) {
         let cfg = &m.config;
         let (c, hidden, heads, prefix) = (cfg.channels, cfg.hidden, cfg.heads, cfg.prefix());
         let t = self.x.len() / c;
@@ -203,22 +229,8 @@ impl Workspace {
             // Only patches leave the last block: its class and register rows are needed as keys and values alone.
             let first = if l + 1 == m.blocks.len() { prefix } else { 0 };
             let rows = t - first;
-            let lin = |input: &[f32], ld: usize, w: &packed::Packed, out: &mut [f32], epilogue| {
-                packed::forward(
-                    cpu,
-                    rows,
-                    Input { data: input, ld },
-                    w.view(),
-                    None,
-                    out,
-                    w.n,
-                    epilogue,
-                    None,
-                )
-            };
             layernorm::normalise(cpu, &self.x, c, EPS.0, &mut self.norm);
-            let all = Input { data: &self.norm, ld: c };
-            packed::forward(cpu, t, all, b.qkv.view(), None, &mut self.qkv, 3 * c, Epilogue::Store, None);
+            layer(cpu, &self.norm, &b.qkv, &mut self.qkv[..], t, Epilogue::Store);
             stage("qkv");
             let shape = [t, c, heads];
             attention::picture(
@@ -231,15 +243,15 @@ impl Workspace {
                 &mut self.out,
             );
             stage("attention");
-            lin(&self.out[first * c..], c, &b.proj, &mut self.x[first * c..], Epilogue::Residual);
+            layer(cpu, &self.out[first * c..], &b.proj, &mut self.x[first * c..], rows, Epilogue::Residual);
             stage("proj");
             layernorm::normalise(cpu, &self.x[first * c..], c, EPS.0, &mut self.norm[first * c..]);
-            lin(&self.norm[first * c..], c, &b.fc1, &mut self.hidden, Epilogue::Gelu);
+            layer(cpu, &self.norm[first * c..], &b.fc1, &mut self.hidden[..], rows, Epilogue::Gelu);
             stage("fc1");
             let group = |i| cfg.groups.iter().position(|g| g.contains(&i));
             let sum = cfg.target_layers.iter().position(|&x| x == l).and_then(group);
             let sum = sum.map(|g| &mut self.en[g][first * c..]);
-            let (input, x) = (Input { data: &self.hidden, ld: hidden }, &mut self.x[first * c..]);
+            let (input, x) = (Input { data: &self.hidden[..], ld: hidden }, &mut self.x[first * c..]);
             packed::forward(cpu, rows, input, b.fc2.view(), None, x, c, Epilogue::Residual, sum);
             stage("fc2");
         }
@@ -251,78 +263,63 @@ impl Workspace {
     }
 
     /// f → I.
-    fn extract(&mut self, cpu: &Cpu, m: &Folded) {
+    fn extract(&mut self, cpu: &Cpu, m: &Folded<X>) {
         let (cfg, e) = (&m.config, &m.extract);
         let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
         let (n, hp, d) = (self.fused.len() / c, h * p, c / h);
-        let norm = &mut self.norm[..n * c];
+        let norm = &mut self.wide[..];
         layernorm::normalise(cpu, &self.fused, c, EPS.1, norm);
-        let input = Input { data: norm, ld: c };
-        packed::forward(cpu, n, input, e.query_key.view(), None, &mut self.scores, hp, Epilogue::Store, None);
+        layer(cpu, norm, &e.query_key, &mut self.scores[..], n, Epilogue::Store);
         column_softmax(cpu, &mut self.scores, hp, &mut self.column);
         packed::pack_into(cpu, &mut self.panels, Mat::plain(norm, c), c, n);
-        let b = Panels { data: &self.panels, n: c, k: n, stride: n, bias: &[] };
-        packed::forward_transposed(cpu, hp, &self.scores, hp, b, &mut self.pooled, c);
+        let b = Panels::new(&self.panels, c, n);
+        forward_transposed(cpu, hp, &self.scores, hp, b, &mut self.pooled, c);
         for (head, value) in e.value.iter().enumerate() {
             let input = Input { data: &self.pooled[head * p * c..], ld: c };
             let out = &mut self.inp_out[head * d..];
             packed::forward(cpu, p, input, value.view(), None, out, c, Epilogue::Store, None);
         }
-        let lin = |input: &[f32], ld, w: &packed::Packed, out: &mut [f32], epilogue| {
-            packed::forward(cpu, p, Input { data: input, ld }, w.view(), None, out, w.n, epilogue, None)
-        };
         self.inp.copy_from_slice(&e.prototypes);
-        lin(&self.inp_out, c, &e.proj, &mut self.inp, Epilogue::Residual);
-        layernorm::normalise(cpu, &self.inp, c, EPS.1, &mut self.inp_norm);
-        lin(&self.inp_norm, c, &e.fc1, &mut self.inp_hidden, Epilogue::Gelu);
-        lin(&self.inp_hidden, 4 * c, &e.fc2, &mut self.inp, Epilogue::Residual);
+        layer(cpu, &self.inp_out, &e.proj, &mut self.inp[..], p, Epilogue::Residual);
+        layernorm::normalise(cpu, &self.inp, c, EPS.1, &mut self.inp_norm[..]);
+        layer(cpu, &self.inp_norm, &e.fc1, &mut self.inp_hidden[..], p, Epilogue::Gelu);
+        layer(cpu, &self.inp_hidden, &e.fc2, &mut self.inp[..], p, Epilogue::Residual);
     }
 
     /// f and I → the groups' sums of decoder outputs → native maps.
-    fn decode(&mut self, cpu: &Cpu, m: &Folded, stage: &mut dyn FnMut(&'static str)) {
+    fn decode(&mut self, cpu: &Cpu, m: &Folded<X>, stage: &mut dyn FnMut(&'static str)) {
         let cfg = &m.config;
         let (c, h, p) = (cfg.channels, cfg.heads, cfg.prototypes);
         let (n, hp, hidden) = (self.fused.len() / c, h * p, 4 * c);
-        layernorm::normalise(cpu, &self.inp, c, EPS.1, &mut self.inp_norm);
+        layernorm::normalise(cpu, &self.inp, c, EPS.1, &mut self.inp_operand[..]);
         for (b, f) in m.decode.iter().zip(&mut self.factors) {
-            f.make(cpu, b, &self.inp_norm, h, p, c);
+            f.make(cpu, b, &self.inp_operand, h, p, c);
         }
         stage("factors");
         let x = &mut self.x[..n * c];
         let (fc1, fc2) = &m.bottleneck;
-        let from = Input { data: &self.fused, ld: c };
-        packed::forward(cpu, n, from, fc1.view(), None, &mut self.hidden, hidden, Epilogue::Gelu, None);
-        let from = Input { data: &self.hidden, ld: hidden };
-        packed::forward(cpu, n, from, fc2.view(), None, x, c, Epilogue::Store, None);
+        let norm = &mut self.norm[..n * c];
+        packed::round(cpu, &self.fused, norm);
+        layer(cpu, norm, fc1, &mut self.hidden[..], n, Epilogue::Gelu);
+        layer(cpu, &self.hidden, fc2, &mut x[..], n, Epilogue::Store);
         stage("bottleneck");
         self.de.iter_mut().for_each(|d| d.fill(0.0));
-        let (norm, q) = (&mut self.norm[..n * c], &mut self.out[..n * c]);
-        let ld = hp + 1;
+        let (ld, groups) = (hp + 1, hp.next_multiple_of(X::GROUP));
         for (j, (b, f)) in m.decode.iter().zip(&self.factors).enumerate() {
             layernorm::normalise(cpu, x, c, EPS.1, norm);
-            packed::forward(
-                cpu,
-                n,
-                Input { data: norm, ld: c },
-                b.q.view(),
-                None,
-                q,
-                c,
-                Epilogue::Store,
-                None,
-            );
-            coefficients(cpu, q, &f.keys, h, p, &mut self.coef);
-            let coef = Input { data: &self.coef, ld };
-            let gram = Panels { data: &f.gram_panels, n: ld, k: ld, stride: ld, bias: &[] };
-            packed::forward(cpu, n, coef, gram, None, &mut self.coef_gram, ld, Epilogue::Store, None);
+            layer(cpu, norm, &b.q, &mut self.wide[..], n, Epilogue::Store);
+            coefficients(cpu, &self.wide, &f.keys, [h, p], &mut self.coef, &mut self.coef_operand);
+            let (coef, gram) = (Input { data: &self.coef[..], ld }, Panels::new(&f.gram_panels, ld, ld));
+            packed::forward(cpu, n, coef, gram, None, &mut self.coef_gram[..], ld, Epilogue::Store, None);
             row_scales(cpu, &self.coef, &self.coef_gram, ld, &mut self.rstd);
             stage("decoder q");
-            let va = Panels { data: &f.va, n: hidden, k: hp, stride: hp, bias: &b.fc1_scaled };
+            let coef = Input { data: &self.coef_operand[..], ld: groups };
+            let va = Panels::new(&f.va, hidden, groups).with_bias(&b.fc1_scaled);
             let gelu = Epilogue::ScaledGelu { scale: &self.rstd, shift: &b.fc1_shift };
-            packed::forward(cpu, n, coef, va, None, &mut self.hidden, hidden, gelu, None);
+            packed::forward(cpu, n, coef, va, None, &mut self.hidden[..], hidden, gelu, None);
             stage("decoder fc1");
-            let vw = Panels { data: &f.vw, n: c, k: hp, stride: hp, bias: &[] };
-            let from = Input { data: &self.hidden, ld: hidden };
+            let vw = Panels::new(&f.vw, c, groups);
+            let from = Input { data: &self.hidden[..], ld: hidden };
             // Outputs are taken in reverse, so the last block counts as the first.
             let i = m.decode.len() - 1 - j;
             let g =
@@ -337,7 +334,7 @@ impl Workspace {
     }
 
     /// Native maps → pixel map: their mean, then the banded matrix on both axes.
-    fn post(&mut self, cpu: &Cpu, m: &Folded, zero_shot: bool, map: &mut [f32]) {
+    fn post(&mut self, cpu: &Cpu, m: &Folded<X>, zero_shot: bool, map: &mut [f32]) {
         let side = m.config.side();
         let native = if zero_shot { &self.native[..1] } else { &self.native[..] };
         let share = 1.0 / native.len() as f32;
@@ -365,13 +362,13 @@ impl Workspace {
     }
 }
 
-impl Factors {
+impl<X: Narrow> Factors<X> {
     /// Keys, VW, VA and the Gram matrix of one block from the normalised prototypes `(P, C)`.
-    fn make(&mut self, cpu: &Cpu, b: &Decode, norm: &[f32], h: usize, p: usize, c: usize) {
-        let (d, hp, nr) = (c / h, h * p, packed::tile(cpu).1);
-        let input = Input { data: norm, ld: c };
-        packed::forward(cpu, p, input, b.kv.view(), None, &mut self.kv, 2 * c, Epilogue::Store, None);
-        let kv = &self.kv;
+    fn make(&mut self, cpu: &Cpu, b: &Decode<X>, norm: &[X], h: usize, p: usize, c: usize) {
+        let (d, hp, nr) = (c / h, h * p, packed::tile::<f32>(cpu).1);
+        layer(cpu, norm, &b.kv, &mut self.kv[..], p, Epilogue::Store);
+        packed::round(cpu, &self.kv, &mut self.kv_operand);
+        let (kv, operands) = (&self.kv, &self.kv_operand);
         let width = p.div_ceil(nr) * nr;
         cpu.for_chunks(&mut self.keys, d * width, |head, out| {
             for i in 0..p {
@@ -384,8 +381,8 @@ impl Factors {
             }
         });
         // Each head's values times the rows of the weights that belong to it, straight into panels.
-        let heads = |out: &mut [f32], w: &packed::Packed| {
-            packed::heads_to_panels(cpu, [h, p, d], Input { data: &kv[c..], ld: 2 * c }, w, out);
+        let heads = |out: &mut [f32], w: &Packed<X>| {
+            heads_to_panels(cpu, [h, p, d], Input { data: &operands[c..], ld: 2 * c }, w, out);
         };
         heads(&mut self.vw, &b.proj);
         heads(&mut self.va, &b.a);

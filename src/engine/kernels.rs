@@ -1,7 +1,8 @@
 //! The engine's small passes: each is one parallel sweep over rows.
 
 use super::fold::EPS;
-use crate::ops::linear::packed::{self, Input};
+use crate::ops::linear::packed::factors;
+use crate::ops::linear::packed::{Input, Narrow};
 use crate::runtime::Cpu;
 use crate::runtime::simd::{Kernel, Simd, slice};
 
@@ -56,34 +57,51 @@ impl Kernel<f32> for ColumnSoftmax<'_> {
     }
 }
 
-/// Coefficients `(N, H·P + 1)`: `relu(q·k̂·s)/max(‖q‖, 1e-12)` of each head and prototype, then 1.
-pub fn coefficients(cpu: &Cpu, q: &[f32], keys: &[f32], h: usize, p: usize, coef: &mut [f32]) {
+/// Coefficients `(N, H·P + 1)`: `relu(q·k̂·s)/max(‖q‖, 1e-12)` of each head and prototype, as rounded, then 1; and the
+/// rounded ones as operands, rows `ld` apart.
+pub fn coefficients<X: Narrow>(
+    cpu: &Cpu,
+    q: &[f32],
+    keys: &[f32],
+    [h, p]: [usize; 2],
+    coef: &mut [f32],
+    operands: &mut [X],
+) {
     let ld = h * p + 1;
-    let c = q.len() / (coef.len() / ld);
-    packed::heads(cpu, [h, p, c / h], Input { data: q, ld: c }, keys, coef, ld);
+    let n = coef.len() / ld;
+    let (c, wide) = (q.len() / n, operands.len() / n);
+    factors::heads(cpu, [h, p, c / h], Input { data: q, ld: c }, keys, coef, ld);
     const ROWS: usize = 16;
-    cpu.for_chunks(coef, ROWS * ld, |i, rows| {
-        cpu.dispatch(Relu { rows, q: &q[i * ROWS * c..], c, h, p });
+    cpu.for_chunks2((coef, ROWS * ld), (operands, ROWS * wide), |i, rows, operands| {
+        cpu.dispatch(Relu { rows, operands, q: &q[i * ROWS * c..], c, h, p });
     });
 }
 
-struct Relu<'a> {
+struct Relu<'a, X> {
     rows: &'a mut [f32],
+    operands: &'a mut [X],
     q: &'a [f32],
     c: usize,
     h: usize,
     p: usize,
 }
-impl Kernel<f32> for Relu<'_> {
+impl<X: Narrow> Kernel<f32> for Relu<'_, X> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
         let (ld, d) = (self.h * self.p + 1, self.c / self.h);
-        for (row, q) in self.rows.chunks_exact_mut(ld).zip(self.q.chunks_exact(self.c)) {
+        let rows = self.rows.chunks_exact_mut(ld);
+        let wide = self.operands.len() / rows.len().max(1);
+        for ((row, q), out) in rows.zip(self.q.chunks_exact(self.c)).zip(self.operands.chunks_exact_mut(wide))
+        {
             for (k, q) in row.chunks_exact_mut(self.p).zip(q.chunks_exact(d)) {
                 let by = 1.0 / slice::dot(s, q, q).sqrt().max(1e-12);
                 // Written so that NaN is not taken for "not positive".
                 k.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { *x * by });
+            }
+            for (x, out) in row[..ld - 1].iter_mut().zip(out) {
+                *out = X::round(*x);
+                *x = out.widen();
             }
             row[ld - 1] = 1.0;
         }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::{Config, Model};
 use crate::ops::preprocess::ImageView;
 use crate::runtime::weights::WeightFile;
-use crate::runtime::{Cpu, DType, Device};
+use crate::runtime::{Cpu, DType, Device, Tier};
 
 pub use batches::{Batches, MOST, Scored};
 
@@ -23,13 +23,32 @@ pub const TOP: f64 = 0.01;
 /// What products are computed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// f32 on a CPU, bf16 on a GPU.
+    /// On a CPU bf16 if it has instructions for it, else f32; on a GPU bf16.
     #[default]
     Auto,
     /// f32, on a CPU.
     F32,
-    /// One of the element types of a GPU's kernels; sums are f32.
+    /// One of the element types of a GPU's kernels, bf16 also on a CPU; sums are f32.
     Of(DType),
+}
+
+/// What a CPU multiplies; sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuPrecision {
+    /// f32.
+    F32,
+    /// bf16.
+    Bf16,
+}
+
+impl CpuPrecision {
+    /// As `--precision` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 impl Precision {
@@ -43,12 +62,22 @@ impl Precision {
             )),
         }
     }
-    /// Errors: anything that the CPU's kernels do not have.
-    pub fn on_cpu(self) -> Result<()> {
+    /// What `cpu` multiplies. Errors: anything that it has no kernels or no instructions for. The scalar tier, which is for
+    /// checks, emulates bf16.
+    pub fn on_cpu(self, cpu: &Cpu) -> Result<CpuPrecision> {
         match self {
-            Self::Auto | Self::F32 => Ok(()),
+            Self::Auto if cpu.has_bf16() => Ok(CpuPrecision::Bf16),
+            Self::Auto | Self::F32 => Ok(CpuPrecision::F32),
+            Self::Of(DType::Bf16) if cpu.has_bf16() || cpu.tier() == Tier::Scalar => Ok(CpuPrecision::Bf16),
+            Self::Of(DType::Bf16) => Err(Error::usage(format!(
+                "--precision bf16: {} has no instructions for it (they are avx512_bf16); use --precision f32",
+                match std::env::var_os("INP_SIMD") {
+                    Some(_) => format!("the instruction set {}, which INP_SIMD chose,", cpu.tier().name()),
+                    None => "this processor".into(),
+                }
+            ))),
             Self::Of(dtype) => Err(Error::usage(format!(
-                "this version computes in f32 on a CPU, not in {}; use --precision f32",
+                "--precision {}: on a CPU this version computes in f32 or bf16; use one of these",
                 dtype.name()
             ))),
         }
@@ -138,8 +167,8 @@ impl Scorer {
     pub fn new(model: Model, device: impl Into<Device>, options: &Options) -> Result<Self> {
         let on = match device.into() {
             Device::Cpu(cpu) => {
-                options.precision.on_cpu()?;
-                On::Cpu(Box::new(OnCpu::new(model, cpu, options.zero_shot)?))
+                let precision = options.precision.on_cpu(&cpu)?;
+                On::Cpu(Box::new(OnCpu::new(model, cpu, precision, options.zero_shot)?))
             }
             Device::Cuda(gpu) => {
                 let (cpu, dtype) = (Cpu::new(options.threads)?, options.precision.on_cuda()?);
@@ -161,7 +190,7 @@ impl Scorer {
     /// What products are computed in.
     pub fn precision(&self) -> &'static str {
         match &self.on {
-            On::Cpu(_) => "f32",
+            On::Cpu(on) => on.precision().name(),
             On::Cuda(on) => on.dtype().name(),
         }
     }

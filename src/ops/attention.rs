@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::ops::linear::micro::{self, Out, Rows};
 use crate::ops::linear::pack::{Mat, Pack};
 use crate::runtime::simd::aligned::Aligned;
-use crate::runtime::simd::slice::{self, load, store};
-use crate::runtime::simd::{Elem, Kernel, Simd};
+use crate::runtime::simd::product::{SumOf, Sums};
+use crate::runtime::simd::slice;
+use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd};
 use crate::runtime::{Cpu, Tensor};
 use micro::Start;
 
@@ -51,51 +52,53 @@ pub enum Softmax<E> {
     Base2,
 }
 
-/// Packed keys, then packed values, of each head of one picture; the scores of each thread's register tile.
+/// Packed keys, then packed values, of each head of one picture, in groups; the scores of each thread's register tile.
 #[derive(Clone)]
-pub struct Scratch<E: Elem> {
-    packed: Aligned<E>,
-    scores: Vec<Aligned<E>>,
+pub struct Scratch<X: Operand> {
+    packed: Aligned<X::Sum>,
+    scores: Vec<Aligned<X::Sum>>,
 }
 
-impl<E: Elem> Scratch<E> {
+impl<X: Operand> Scratch<X> {
     /// For pictures of `t` tokens and `c` channels.
     pub fn new(cpu: &Cpu, t: usize, c: usize, heads: usize) -> Self {
-        let (mr, nr) = cpu.dispatch::<E, _>(micro::Shape);
-        let (_, head) = sizes(nr, t, c / heads);
+        let (mr, nr) = cpu.product::<X, _>(micro::Shape);
+        let (_, head) = sizes::<X>(nr, t, c / heads);
         let scores = vec![Aligned::zeros(mr * t.next_multiple_of(nr)); cpu.threads()];
         Self { packed: Aligned::zeros(heads * head), scores }
     }
 }
 
-/// Elements of a head's packed keys, and of both.
-fn sizes(nr: usize, t: usize, d: usize) -> (usize, usize) {
-    let keys = t.next_multiple_of(nr) * d;
-    (keys, keys + d.next_multiple_of(nr) * t)
+/// Groups of a head's packed keys, and of both.
+fn sizes<X: Operand>(nr: usize, t: usize, d: usize) -> (usize, usize) {
+    let keys = t.next_multiple_of(nr) * (d / X::GROUP);
+    (keys, keys + d.next_multiple_of(nr) * t.div_ceil(X::GROUP))
 }
 
-/// One picture's qkv `(T, 3C)` → rows `first..` of y `(T, C)`: softmax(q·kᵀ)·v.
-pub fn picture<E: Elem>(
+/// One picture's qkv `(T, 3C)` → rows `first..` of y `(T, C)`: softmax(q·kᵀ)·v. Each head's D channels are whole groups, and
+/// qkv begins where a sum could.
+pub fn picture<X: Operand>(
     cpu: &Cpu,
-    qkv: &[E],
+    qkv: &[X],
     [t, c, heads]: [usize; 3],
-    softmax: Softmax<E>,
+    softmax: Softmax<X::Sum>,
     first: usize,
-    scratch: &mut Scratch<E>,
-    y: &mut [E],
+    scratch: &mut Scratch<X>,
+    y: &mut [X],
 ) {
     assert!(qkv.len() == t * 3 * c && y.len() == t * c && first <= t, "attention: picture");
-    let (d, (mr, nr)) = (c / heads, cpu.dispatch::<E, _>(micro::Shape));
+    let (d, (mr, nr)) = (c / heads, cpu.product::<X, _>(micro::Shape));
+    assert!(d.is_multiple_of(X::GROUP), "attention: a part of a group");
     let blocks = (t - first).div_ceil(TILES * mr);
-    let (keys, head) = sizes(nr, t, d);
+    let (keys, head) = sizes::<X>(nr, t, d);
     let packed = &mut scratch.packed[..heads * head];
+    let groups: &[X::Sum] = bytemuck::cast_slice(qkv);
+    let (lanes, row) = (d / X::GROUP, 3 * c / X::GROUP);
     cpu.for_chunks(packed, head, |h, out| {
-        let (k, v) = out.split_at_mut(keys);
-        let mat = |part| &qkv[part * c + h * d..];
-        let (keys, values) = (Mat::transposed(mat(1), 3 * c), Mat::plain(mat(2), 3 * c));
-        let out = (Out(k.as_mut_ptr()), Out(v.as_mut_ptr()));
-        cpu.dispatch(Pack { out: out.0, width: nr, kc: d, b: keys, k0: 0, rows: 0..d, cols: 0..t });
-        cpu.dispatch(Pack { out: out.1, width: nr, kc: t, b: values, k0: 0, rows: 0..t, cols: 0..d });
+        let (k, values) = out.split_at_mut(keys);
+        let (out, b) = (Out(k.as_mut_ptr()), Mat::transposed(&groups[c / X::GROUP + h * lanes..], row));
+        cpu.dispatch(Pack { out, width: nr, kc: lanes, b, k0: 0, rows: 0..lanes, cols: 0..t });
+        cpu.product(Values { out: values, v: &qkv[2 * c + h * d..], ld: 3 * c, t, d });
     });
     let out = Out(y.as_mut_ptr());
     cpu.run_with(&mut scratch.scores, heads * blocks, |scores, i| {
@@ -104,61 +107,101 @@ pub fn picture<E: Elem>(
         let q = &qkv[row * 3 * c + h * d..];
         let rows = (TILES * mr).min(t - row);
         let (at, shape) = (row * c + h * d, [rows, t, d]);
-        cpu.dispatch(Block { out, at, c, q, keys, values, scores, softmax, shape })
+        cpu.product(Block { out, at, c, q, keys, values, scores, softmax, shape })
     });
 }
 
-/// A block of query rows of one head; `shape` is (rows, T, D).
-struct Block<'a, E> {
-    out: Out<E>,
-    at: usize,
-    c: usize,
-    q: &'a [E],
-    keys: &'a [E],
-    values: &'a [E],
-    scores: &'a mut [E],
-    softmax: Softmax<E>,
-    shape: [usize; 3],
+/// One head's values `(T, D)`, rows `ld` apart, into panels `[T/GROUP][NR]`; what is missing of the last group is zero.
+struct Values<'a, X: Operand> {
+    out: &'a mut [X::Sum],
+    v: &'a [X],
+    ld: usize,
+    t: usize,
+    d: usize,
 }
-impl<E: Elem> Kernel<E> for Block<'_, E> {
+impl<X: Operand> ProductKernel<X> for Values<'_, X> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = E>>(self, s: S) {
-        let ([rows, t, d], nr) = (self.shape, S::NV * S::LANES);
+    fn run<P: Product<X = X>>(self, p: P) {
+        let Self { out, v, ld, t, d } = self;
+        let (lanes, nr) = (P::S::LANES, P::S::NV * P::S::LANES);
+        let groups = t.div_ceil(X::GROUP);
+        for i in 0..groups * X::GROUP {
+            for j in (0..d).step_by(lanes) {
+                let to = &mut out[(j / nr * groups + i / X::GROUP) * nr + j % nr..][..lanes];
+                // SAFETY: row i has d columns; a vector of groups was sliced.
+                unsafe {
+                    let x = match i < t {
+                        true => p.get(v[i * ld + j..i * ld + d].as_ptr(), lanes.min(d - j)),
+                        false => p.simd().splat(X::Sum::ZERO),
+                    };
+                    p.place(to.as_mut_ptr(), i % X::GROUP, x);
+                }
+            }
+        }
+    }
+}
+
+/// A block of query rows of one head; `shape` is (rows, T, D).
+struct Block<'a, X: Operand> {
+    out: Out<X>,
+    at: usize,
+    c: usize,
+    q: &'a [X],
+    keys: &'a [X::Sum],
+    values: &'a [X::Sum],
+    scores: &'a mut [X::Sum],
+    softmax: Softmax<X::Sum>,
+    shape: [usize; 3],
+}
+
+/// Elements of the largest register tile.
+const TILE: usize = 6 * 64;
+
+impl<X: Operand> ProductKernel<X> for Block<'_, X> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Product<X = X>>(self, p: P) {
+        let ([rows, t, d], s, l, nr) = (self.shape, p.simd(), P::S::LANES, P::S::NV * P::S::LANES);
+        let (lanes, groups, zero) = (d / X::GROUP, t.div_ceil(X::GROUP), X::Sum::ZERO);
         // Whole vectors: the panels are zero past the last key.
-        let width = t.next_multiple_of(S::LANES);
-        for row in (0..rows).step_by(S::MR) {
-            let rows = S::MR.min(rows - row);
-            let q = self.q[row * 3 * self.c..].as_ptr();
-            let q = Rows { p: q, row: 3 * self.c, col: 1, block: 0 };
+        let width = t.next_multiple_of(l);
+        let mut tile = [zero; TILE];
+        for row in (0..rows).step_by(P::S::MR) {
+            let rows = P::S::MR.min(rows - row);
+            let q = self.q[row * 3 * self.c..].as_ptr().cast();
+            let q = Rows { p: q, row: 3 * self.c / X::GROUP, col: 1, block: 0 };
             let scores = self.scores[..rows * width].as_mut_ptr();
             for j in (0..width).step_by(nr) {
-                let b = self.keys[j * d..].as_ptr();
+                let b = self.keys[j * lanes..].as_ptr();
+                let shape = [rows, nr.min(width - j), lanes];
                 // SAFETY: `rows` rows of q follow its first, the panels hold (D, T) and whole vectors.
-                unsafe {
-                    micro::one(s, [rows, nr.min(width - j), d], q, b, scores.add(j), width, Start::Zero, b)
-                };
+                unsafe { micro::one(p, shape, q, b, scores.add(j), width, Start::Zero, b) };
             }
             // MR is at most 8.
-            let mut sums = [E::ZERO; 8];
+            let mut sums = [zero; 8];
             for (row, sum) in self.scores.chunks_exact_mut(width).take(rows).zip(&mut sums) {
                 // They count as nothing.
-                row[t..].fill(E::from_f64(f64::NEG_INFINITY));
+                row[t..].fill(X::Sum::from_f64(f64::NEG_INFINITY));
                 *sum = match self.softmax {
-                    Softmax::Natural(scale) => natural(s, row, scale),
-                    Softmax::Base2 => base2(s, row),
+                    Softmax::Natural(scale) => natural(p, row, scale),
+                    Softmax::Base2 => base2(p, row),
                 };
             }
-            let p = Rows { p: self.scores.as_ptr(), row: width, col: 1, block: 0 };
+            let weights = Rows { p: self.scores.as_ptr(), row: width, col: 1, block: 0 };
             for j in (0..d).step_by(nr) {
-                let (b, cols) = (self.values[j * t..].as_ptr(), nr.min(d - j));
-                // SAFETY: the panels hold (T, D); this task alone touches its rows and its head's columns of y.
+                let (b, cols) = (self.values[j * groups..].as_ptr(), nr.min(d - j));
+                let x = tile.as_mut_ptr();
+                // SAFETY: the panels hold (T, D), the tile MR rows of NR; this task alone touches its rows and its head's
+                // columns of y.
                 unsafe {
-                    let y = self.out.0.add(self.at + row * self.c + j);
-                    micro::one(s, [rows, cols, t], p, b, y, self.c, Start::Zero, b);
+                    micro::one(p, [rows, cols, groups], weights, b, x, nr, Start::Zero, b);
                     for (r, &sum) in sums[..rows].iter().enumerate() {
-                        let row = std::slice::from_raw_parts_mut(y.add(r * self.c), cols);
-                        slice::scale(s, row, E::ONE / sum);
+                        let (y, by) =
+                            (self.out.0.add(self.at + (row + r) * self.c + j), s.splat(X::Sum::ONE / sum));
+                        for i in (0..cols).step_by(l) {
+                            p.put(y.add(i), l.min(cols - i), s.mul(s.load(x.add(r * nr + i)), by));
+                        }
                     }
                 }
             }
@@ -166,29 +209,36 @@ impl<E: Elem> Kernel<E> for Block<'_, E> {
     }
 }
 
-/// `row = e^(scale·row - m)`, m the largest of `scale·row`; gives back the row's sum, by which it is still to be divided.
-/// The row is whole vectors.
+/// The weights `e^(scale·row - m)`, m the largest of `scale·row`, take the place of the scores; gives back their sum, by
+/// which they are still to be divided. The row is whole vectors.
 #[inline(always)]
-fn natural<S: Simd>(s: S, row: &mut [S::E], scale: S::E) -> S::E {
+fn natural<P: Product>(p: P, row: &mut [SumOf<P>], scale: SumOf<P>) -> SumOf<P> {
+    let s = p.simd();
     let (by, shift) = (s.splat(scale), s.splat(-(slice::max(s, row) * scale)));
-    let mut sum = s.splat(S::E::ZERO);
-    for x in row.chunks_exact_mut(S::LANES) {
-        let p = s.exp(s.fma(load(s, x, 0), by, shift));
-        store(s, x, 0, p);
-        sum = s.add(sum, p);
-    }
-    s.sum(sum)
+    replace(p, row, |x| s.exp(s.fma(x, by, shift)))
 }
 
 /// As [`natural`] with `2^(row - m)`.
 #[inline(always)]
-fn base2<S: Simd>(s: S, row: &mut [S::E]) -> S::E {
+fn base2<P: Product>(p: P, row: &mut [SumOf<P>]) -> SumOf<P> {
+    let s = p.simd();
     let top = s.splat(slice::max(s, row));
-    let mut sum = s.splat(S::E::ZERO);
-    for x in row.chunks_exact_mut(S::LANES) {
-        let p = s.exp2(s.sub(load(s, x, 0), top));
-        store(s, x, 0, p);
-        sum = s.add(sum, p);
+    replace(p, row, |x| p.exp2(s.sub(x, top)))
+}
+
+/// Operands `f(x)` take the place of the sums x, from the row's begin on; gives back their sum before rounding.
+#[inline(always)]
+fn replace<P: Product>(p: P, row: &mut [SumOf<P>], f: impl Fn(Sums<P>) -> Sums<P>) -> SumOf<P> {
+    let (s, l) = (p.simd(), P::S::LANES);
+    let mut sum = s.splat(SumOf::<P>::ZERO);
+    let from = row.as_mut_ptr();
+    for i in (0..row.len()).step_by(l) {
+        // SAFETY: the row is whole vectors; operands are no longer than sums, so none is written over that is still to come.
+        unsafe {
+            let x = f(s.load(from.add(i)));
+            p.put(from.cast::<P::X>().add(i), l, x);
+            sum = s.add(sum, x);
+        }
     }
     s.sum(sum)
 }

@@ -1,8 +1,9 @@
 //! Layer normalisation over the last axis, two-pass statistics, forward and backward.
 
 use crate::error::Result;
+use crate::ops::linear::packed::{self, Narrow};
 use crate::runtime::simd::slice::{load, store};
-use crate::runtime::simd::{Elem, Kernel, Simd, slice};
+use crate::runtime::simd::{Elem, Kernel, Product, ProductKernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
 /// Rows of one task, and of one partial sum of the parameter gradients: fixed, so that their order of summation is too.
@@ -64,30 +65,31 @@ impl<E: Elem> Kernel<E> for Forward<'_, E> {
     }
 }
 
-/// `out = (x - mean)·rstd` of each row of x `(…, C)`: what is left where gain and bias were folded into the next weights.
-pub fn normalise(cpu: &Cpu, x: &[f32], c: usize, eps: f32, out: &mut [f32]) {
+/// `out = (x - mean)·rstd` of each row of x `(…, C)`, rounded to operands of what comes next: what is left where gain and
+/// bias were folded into the next weights.
+pub fn normalise<X: Narrow>(cpu: &Cpu, x: &[f32], c: usize, eps: f32, out: &mut [X]) {
     assert_eq!(x.len(), out.len(), "layernorm: normalise");
     cpu.for_chunks(out, ROWS * c, |i, y| {
-        cpu.dispatch(Normalise { x: &x[i * ROWS * c..][..y.len()], y, c, eps })
+        cpu.product(Normalise { x: &x[i * ROWS * c..][..y.len()], y, c, eps })
     });
 }
 
-struct Normalise<'a> {
-    y: &'a mut [f32],
+struct Normalise<'a, X> {
+    y: &'a mut [X],
     x: &'a [f32],
     c: usize,
     eps: f32,
 }
-impl Kernel<f32> for Normalise<'_> {
+impl<X: Narrow> ProductKernel<X> for Normalise<'_, X> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        let n = self.c as f32;
+    fn run<P: Product<X = X>>(self, p: P) {
+        let (n, s) = (self.c as f32, p.simd());
         for (y, x) in self.y.chunks_exact_mut(self.c).zip(self.x.chunks_exact(self.c)) {
             let mean = slice::sum(s, x) / n;
             let rstd = 1.0 / (slice::sum_sq_dev(s, x, mean) / n + self.eps).sqrt();
             let (m, r) = (s.splat(mean), s.splat(rstd));
-            slice::zip(s, y, x, |_, x| s.mul(s.sub(x, m), r));
+            packed::emit(p, y, x, |_, x| s.mul(s.sub(x, m), r));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::runtime::simd::{Elem, Kernel, Tier};
+use crate::runtime::simd::{Elem, Kernel, Operand, ProductKernel, Tier, bf16};
 use team::Team;
 
 /// Threads and instruction set. Cheap to clone; every op takes one. Clones share their threads: while one uses them, ops
@@ -50,6 +50,15 @@ impl Cpu {
     pub fn dispatch<E: Elem, K: Kernel<E>>(&self, kernel: K) -> K::Output {
         E::dispatch(self.tier, kernel)
     }
+    /// As [`Cpu::dispatch`], for a kernel that multiplies operands X.
+    #[inline]
+    pub fn product<X: Operand, K: ProductKernel<X>>(&self, kernel: K) -> K::Output {
+        X::product(self.tier, kernel)
+    }
+    /// Whether products of bf16 have instructions here; they are emulated, slowly, where not.
+    pub fn has_bf16(&self) -> bool {
+        bf16::is_native(self.tier)
+    }
     /// Calls `f(0..tasks)`, in any order, on the team. What a task computes must not depend on which thread runs it.
     /// A panic of a task ends the run and is passed on. A run inside a task is done by that task's thread alone.
     pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync + Send) {
@@ -73,6 +82,18 @@ impl Cpu {
         let out = Chunks::new(out, chunk.max(1));
         // SAFETY: a run has each index once.
         self.each(out.count(), &|_, i| f(i, unsafe { out.get(i) }))
+    }
+    /// As [`Cpu::for_chunks`], of two slices that have as many chunks.
+    pub fn for_chunks2<T: Send, U: Send>(
+        &self,
+        (a, chunk_a): (&mut [T], usize),
+        (b, chunk_b): (&mut [U], usize),
+        f: impl Fn(usize, &mut [T], &mut [U]) + Sync + Send,
+    ) {
+        let (a, b) = (Chunks::new(a, chunk_a.max(1)), Chunks::new(b, chunk_b.max(1)));
+        assert_eq!(a.count(), b.count(), "for_chunks2: chunk counts differ");
+        // SAFETY: a run has each index once.
+        self.each(a.count(), &|_, i| unsafe { f(i, a.get(i), b.get(i)) })
     }
     /// A vector of `len` elements made in chunks of `chunk`: `f(index, chunk)` finds its own zero, on the pool.
     ///

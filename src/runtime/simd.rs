@@ -7,25 +7,23 @@
 pub mod aligned;
 pub mod avx2;
 pub mod avx512;
+pub mod bf16;
 pub mod int8;
 pub mod math;
+pub mod product;
 pub mod scalar;
 pub mod slice;
 
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use crate::error::{Error, Result};
+pub use product::{Operand, Product, ProductKernel};
 
 /// Element of a tensor: `f32`, and `f64` for gradient checks (which run the same bodies on the scalar tier).
 pub trait Elem:
-    Copy
-    + Default
+    Operand<Sum = Self>
     + PartialOrd
-    + PartialEq
-    + Send
-    + Sync
-    + Debug
     + Display
     + Add<Output = Self>
     + Sub<Output = Self>
@@ -33,7 +31,6 @@ pub trait Elem:
     + Div<Output = Self>
     + Neg<Output = Self>
     + AddAssign
-    + 'static
 {
     /// 0.
     const ZERO: Self;
@@ -86,6 +83,22 @@ macro_rules! elem {
             }
             #[inline]
             $dispatch
+        }
+        impl Operand for $t {
+            type Sum = $t;
+            const GROUP: usize = 1;
+            #[inline(always)]
+            fn round(x: $t) -> Self {
+                x
+            }
+            #[inline(always)]
+            fn widen(self) -> $t {
+                self
+            }
+            #[inline]
+            fn product<K: ProductKernel<$t>>(tier: Tier, k: K) -> K::Output {
+                <$t as Elem>::dispatch(tier, product::AsKernel(k))
+            }
         }
     };
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Place, keys};
+use super::{Place, auto, keys};
 
 const KEYS: [&str; 17] = [
     "model",
@@ -45,7 +45,8 @@ fn record(place: &Place, args: &str) -> Value {
     assert_eq!(keys(&v), KEYS);
     assert_eq!(keys(&v["ms"]), MS);
     ordered(&v["ms"]);
-    assert_eq!((v["device"].as_str(), v["precision"].as_str()), (Some("cpu"), Some("f32")));
+    let precision = if args.contains("--path model") { "f32" } else { auto() };
+    assert_eq!((v["device"].as_str(), v["precision"].as_str()), (Some("cpu"), Some(precision)));
     assert_eq!(v["version"], env!("CARGO_PKG_VERSION"));
     let batch = number(&v["batch"]);
     assert!((number(&v["ms_per_image"]) * batch / number(&v["ms"]["median"]) - 1.0).abs() <= 1e-9);

@@ -3,7 +3,7 @@
 use inp_former::runtime::weights::WeightFile;
 use serde_json::Value;
 
-use super::{Place, picture, save};
+use super::{Place, auto, picture, save};
 
 const MODEL: &str = "--model model.safetensors";
 
@@ -41,7 +41,7 @@ fn threshold_leaves_the_share_asked_for() {
         );
         assert_eq!(
             (&t["images"], &t["precision"], &t["zero_shot"]),
-            (&8.into(), &"f32".into(), &false.into())
+            (&8.into(), &auto().into(), &false.into())
         );
         assert!(t["simd"].is_string());
         // The same pictures, scored: as many false alarms as allowed, no more.
@@ -78,8 +78,8 @@ fn threshold_of_another_precision_is_said() {
     file.metadata.insert("inp_former".into(), meta.to_string());
     file.write(place.path("model.safetensors")).unwrap();
     let ran = place.run(&format!("score {MODEL} good"));
-    let ran =
-        ran.ended(0, "warning: the model's threshold was calibrated in int8, and this run computes in f32");
+    let said = "warning: the model's threshold was calibrated in int8, and this run computes in";
+    let ran = ran.ended(0, &format!("{said} {}", auto()));
     assert!(ran.records().iter().all(|r| r["threshold"] == 0.5));
 }
 
@@ -101,7 +101,9 @@ fn info_says_what_there_is() {
     assert!(ran.err.is_empty(), "{}", ran.err);
     let v: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((&v["version"], &v["device"]), (&env!("CARGO_PKG_VERSION").into(), &"cpu".into()));
-    assert_eq!((&v["threads"], &v["precisions"]), (&1.into(), &serde_json::json!(["f32"])));
+    let both: &[&str] = if auto() == "bf16" { &["f32", "bf16"] } else { &["f32"] };
+    assert_eq!((&v["threads"], &v["precisions"]), (&1.into(), &serde_json::json!(both)));
+    assert_eq!(v["precision"], auto());
     assert!(v["simd_supported"].as_array().unwrap().contains(&v["simd"]));
     let text = place.run("info --kernels").ok().out;
     assert!(text.contains(v["simd"].as_str().unwrap()) && text.contains("kernels "), "{text}");

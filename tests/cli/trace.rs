@@ -123,7 +123,8 @@ fn a_picture_is_decoded_resized_and_cropped() {
     assert_eq!(got["input"].shape(), [1, 3, 56, 56]);
     assert!(NAMES.split_whitespace().all(|n| got.contains_key(n)));
     // What `score` says, up to the engine's rounding, and the same as `trace --input` of what was written.
-    let record = &place.run(&format!("score --model model.safetensors {picture}")).ok().records()[0];
+    let record =
+        &place.run(&format!("score --model model.safetensors --precision f32 {picture}")).ok().records()[0];
     close("score", &got["score_top1pct"].data, &[record["score"].as_f64().unwrap()], 1e-5);
     place.run("trace --model model.safetensors --input t.safetensors --out again.safetensors").ok();
     let again = read_f32(&place.path("again.safetensors"));

@@ -1,5 +1,6 @@
 //! `attention` against a naive f64 softmax, over shapes around every tile.
 
+mod bf16;
 mod cuda;
 
 use inp_former::ops::attention::{self, Softmax};

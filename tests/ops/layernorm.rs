@@ -1,5 +1,6 @@
 //! `layernorm` against naive f64 loops.
 
+use half::bf16;
 use inp_former::ops::layernorm;
 use inp_former::runtime::{Cpu, Tensor};
 
@@ -86,6 +87,13 @@ fn normalise_is_forward_without_gain_and_bias() {
         }) {
             close(&format!("{rows}x{c}"), &got, &want[0].data, tol);
         }
+    }
+    let x = uniform("ln.x", &[35, 66], 3.0, 1.0);
+    for cpu in cpus() {
+        let (mut y, mut rounded) = (vec![f32::NAN; x.len()], vec![bf16::NAN; x.len()]);
+        layernorm::normalise(&cpu, &x.data, 66, EPS as f32, &mut y);
+        layernorm::normalise(&cpu, &x.data, 66, EPS as f32, &mut rounded);
+        assert!(y.iter().zip(&rounded).all(|(y, r)| bf16::from_f32(*y) == *r), "rounded to bf16");
     }
     for cpu in cpus() {
         let (mut x, mut y) = (random("ln.nan", &[35, 21]), vec![0.0; 35 * 21]);

@@ -1,5 +1,6 @@
 //! `linear` and its matrix product against naive f64 loops.
 
+mod bf16;
 mod cuda;
 mod int8;
 mod packed;

@@ -1,6 +1,7 @@
 //! The vector functions of every tier against f64 libm, and the choice of a tier.
 
-use inp_former::runtime::simd::slice;
+use half::bf16;
+use inp_former::runtime::simd::{Product, ProductKernel, slice};
 use inp_former::runtime::{Cpu, Elem, Kernel, Simd, Tier};
 
 use crate::support::*;
@@ -102,6 +103,40 @@ fn exp2_and_gelu_keep_their_bounds() {
         assert!((exp2[0] - 1.0).abs() <= 2.4e-7 && (exp2[2] as f64 / floor - 1.0).abs() <= 2.4e-7);
         assert!(gelu[0] == 0.0 && gelu[1] == f32::INFINITY && gelu[2].abs() <= 1e-8);
         assert!(exp2[3].is_nan() && gelu[3].is_nan());
+    }
+}
+
+/// As [`Exp2Gelu`], for results that are rounded to X.
+struct Coarse<'a>(&'a [f32]);
+impl ProductKernel<bf16> for Coarse<'_> {
+    type Output = (Vec<f32>, Vec<f32>);
+    #[inline(always)]
+    fn run<P: Product<X = bf16>>(self, p: P) -> Self::Output {
+        let (mut exp2, mut gelu) = (self.0.to_vec(), self.0.to_vec());
+        slice::map(p.simd(), &mut exp2, |x| p.exp2(x));
+        slice::map(p.simd(), &mut gelu, |x| p.gelu(x));
+        (exp2, gelu)
+    }
+}
+
+#[test]
+fn exp2_and_gelu_for_bf16_keep_their_bounds() {
+    let x: Vec<f32> = (-1_200_000..200_000).map(|i| i as f32 * 1e-4).collect();
+    for cpu in cpus() {
+        let (exp2, gelu) = cpu.product(Coarse(&x));
+        for ((&x, exp2), gelu) in x.iter().zip(exp2).zip(gelu) {
+            if x <= 0.0 {
+                let e = (exp2 as f64 / libm::exp2(x as f64) - 1.0).abs();
+                assert!(e <= 1e-4, "2^{x} = {exp2} on {}", cpu.tier().name());
+            }
+            let want = 0.5 * x as f64 * libm::erfc(-x as f64 * std::f64::consts::FRAC_1_SQRT_2);
+            let e = (gelu as f64 - want).abs();
+            let bound = if x >= -6.0 { 5e-4 * want.abs() } else { 1e-8 };
+            assert!(e <= bound + 2e-7, "gelu({x}) = {gelu}, not {want} on {}", cpu.tier().name());
+        }
+        let (exp2, gelu) = cpu.product(Coarse(&[0.0, f32::NEG_INFINITY, f32::NAN, f32::INFINITY]));
+        assert!((exp2[0] - 1.0).abs() <= 1e-4 && exp2[1].abs() <= 1e-37 && exp2[2].is_nan());
+        assert!(gelu[0] == 0.0 && gelu[1].abs() <= 1e-8 && gelu[2].is_nan() && gelu[3] == f32::INFINITY);
     }
 }
 

@@ -43,7 +43,11 @@ def acceptance(result):
         ours = row(rows, "ours-f32")
         ratio(f"{a}: OpenVINO f32 / ours, batch 1, 2 threads", wanted, row(rows, "openvino-f32"), ours, "image_ms")
         ratio(f"{a}: PyTorch eager f32 / ours, batch 1, 2 threads", 1.5, row(rows, "torch-eager-f32"), ours, "image_ms")
+        bf16 = row(rows, "ours-bf16")
+        ratio(f"{a}: OpenVINO bf16 / ours bf16, batch 1, 2 threads", 1.2, row(rows, "openvino-bf16"), bf16, "image_ms")
         rows = find(result, arch, 8, 2)
+        peer, bf16 = row(rows, "openvino-bf16-throughput"), row(rows, "ours-bf16")
+        ratio(f"{a}: OpenVINO bf16 throughput / ours bf16, batch 8, 2 threads", 1.15, peer, bf16, "image_ms")
         ratio(f"{a}: ours per image, batch 1 / batch 8", 1.0, row(rows, "ours-f32-batch1"), row(rows, "ours-f32"), "image_ms")
     for t in result["cold"]:
         if t["arch"] == "small":

@@ -7,6 +7,7 @@ use super::micro::{self, Out, Rows};
 use super::pack::Pack;
 pub use super::{micro::Start, pack::Mat};
 use crate::runtime::Cpu;
+use crate::runtime::simd::product::Plain;
 use crate::runtime::simd::{Elem, Kernel, Simd};
 
 /// Longest K block: a panel of it and the rows that meet it stay in the second-level cache.
@@ -70,7 +71,7 @@ unsafe fn into<E: Elem>(
     if m == 0 || n == 0 {
         return;
     }
-    let (mr, nr) = cpu.dispatch::<E, _>(micro::Shape);
+    let (mr, nr) = cpu.product::<E, _>(micro::Shape);
     let kc = k.div_ceil(k.div_ceil(KC).max(1));
     let (rows, cols) = task(cpu.threads(), m, n, mr, nr);
     let across = n.div_ceil(cols);
@@ -144,7 +145,7 @@ impl<E: Elem> Kernel<E> for Task<'_, E> {
         // SAFETY: `into` checked A and B, its caller C, and this task's rows and columns lie inside them.
         unsafe {
             let c = self.c.0.add(self.at);
-            micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)
+            micro::block(Plain(s), self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)
         }
     }
 }

@@ -1,18 +1,19 @@
 //! The register tile of every matrix product: `MR` rows by `NV` vectors of C held in registers while K runs.
 //!
-//! An element of C is one chain of multiply-adds over K, whatever the tile it falls in, so its bits do not depend
+//! K goes by groups of operands that share a lane. An element of C is one chain of multiply-adds over K, whatever the tile it falls in, so its bits do not depend
 //! on M, on N or on how the tiles were dealt out.
 
 use crate::runtime::simd::aligned::LINE;
-use crate::runtime::simd::{Elem, Kernel, Simd};
+use crate::runtime::simd::product::{SumOf, Sums};
+use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd};
 
-/// `(MR, NR)` of a tier's register tile.
+/// `(MR, NR)` of the register tile.
 pub struct Shape;
-impl<E: Elem> Kernel<E> for Shape {
+impl<X: Operand> ProductKernel<X> for Shape {
     type Output = (usize, usize);
     #[inline(always)]
-    fn run<S: Simd<E = E>>(self, _: S) -> (usize, usize) {
-        (S::MR, S::NV * S::LANES)
+    fn run<P: Product<X = X>>(self, _: P) -> (usize, usize) {
+        (P::S::MR, P::S::NV * P::S::LANES)
     }
 }
 
@@ -34,7 +35,8 @@ pub struct Out<E>(pub *mut E);
 unsafe impl<E: Send> Send for Out<E> {}
 unsafe impl<E: Send> Sync for Out<E> {}
 
-/// Rows of A: element (i, k) is at `p + i·row + k·col`; the block of `MR` rows from row i begins at `p + i·block`.
+/// Rows of A, in groups along K: group (i, k) is at `p + i·row + k·col`; the block of `MR` rows from row i begins at
+/// `p + i·block`.
 #[derive(Clone, Copy)]
 pub struct Rows<E> {
     pub p: *const E,
@@ -43,34 +45,34 @@ pub struct Rows<E> {
     pub block: usize,
 }
 
-/// C `(m, n)` from `m` rows of A and `n` columns of packed panels (`[k][NR]` each, see `pack`).
+/// C `(m, n)` from `m` rows of A and `n` columns of packed panels (`[k][NR]` each, see `pack`); k counts groups.
 ///
 /// SAFETY: A holds `(m, k)`, `b` holds `n.div_ceil(NR)` panels, and C may be written at `i·ldc + j` for `i < m, j < n`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub unsafe fn block<S: Simd>(
-    s: S,
+pub unsafe fn block<P: Product>(
+    p: P,
     [m, n, k]: [usize; 3],
-    a: Rows<S::E>,
-    b: *const S::E,
-    c: *mut S::E,
+    a: Rows<SumOf<P>>,
+    b: *const SumOf<P>,
+    c: *mut SumOf<P>,
     ldc: usize,
-    start: Start<S::E>,
+    start: Start<SumOf<P>>,
 ) {
-    let nr = S::NV * S::LANES;
+    let nr = P::S::NV * P::S::LANES;
     for j in (0..n).step_by(nr) {
         let cols = nr.min(n - j);
         let start = match start {
             Start::Bias(bias) => Start::Bias(&bias[j..j + cols]),
             other => other,
         };
-        for i in (0..m).step_by(S::MR) {
-            let rows = S::MR.min(m - i);
+        for i in (0..m).step_by(P::S::MR) {
+            let rows = P::S::MR.min(m - i);
             // SAFETY: the caller's, for the rows from i and the columns from j.
             unsafe {
                 let a = Rows { p: a.p.add(i * a.block), ..a };
                 let (b, c) = (b.add(j * k), c.add(i * ldc + j));
-                one(s, [rows, cols, k], a, b, c, ldc, start, b);
+                one(p, [rows, cols, k], a, b, c, ldc, start, b);
             }
         }
     }
@@ -82,25 +84,25 @@ pub unsafe fn block<S: Simd>(
 /// SAFETY: as [`block`]'s, with `rows >= 1`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub unsafe fn one<S: Simd>(
-    s: S,
+pub unsafe fn one<P: Product>(
+    p: P,
     shape @ [_, cols, _]: [usize; 3],
-    a: Rows<S::E>,
-    b: *const S::E,
-    c: *mut S::E,
+    a: Rows<SumOf<P>>,
+    b: *const SumOf<P>,
+    c: *mut SumOf<P>,
     ldc: usize,
-    start: Start<S::E>,
-    ahead: *const S::E,
+    start: Start<SumOf<P>>,
+    ahead: *const SumOf<P>,
 ) {
     // SAFETY: the caller's.
     unsafe {
-        match (S::MR, cols.div_ceil(S::LANES)) {
-            (6, 1) => tile::<S, 6, 1>(s, shape, a, b, c, ldc, start, ahead),
-            (6, 2) => tile::<S, 6, 2>(s, shape, a, b, c, ldc, start, ahead),
-            (6, 3) if S::NV > 2 => tile::<S, 6, 3>(s, shape, a, b, c, ldc, start, ahead),
-            (6, 4) if S::NV > 3 => tile::<S, 6, 4>(s, shape, a, b, c, ldc, start, ahead),
-            (4, 1) => tile::<S, 4, 1>(s, shape, a, b, c, ldc, start, ahead),
-            (4, 2) => tile::<S, 4, 2>(s, shape, a, b, c, ldc, start, ahead),
+        match (P::S::MR, cols.div_ceil(P::S::LANES)) {
+            (6, 1) => tile::<P, 6, 1>(p, shape, a, b, c, ldc, start, ahead),
+            (6, 2) => tile::<P, 6, 2>(p, shape, a, b, c, ldc, start, ahead),
+            (6, 3) if P::S::NV > 2 => tile::<P, 6, 3>(p, shape, a, b, c, ldc, start, ahead),
+            (6, 4) if P::S::NV > 3 => tile::<P, 6, 4>(p, shape, a, b, c, ldc, start, ahead),
+            (4, 1) => tile::<P, 4, 1>(p, shape, a, b, c, ldc, start, ahead),
+            (4, 2) => tile::<P, 4, 2>(p, shape, a, b, c, ldc, start, ahead),
             shape => unreachable!("no register tile of {shape:?}"),
         }
     }
@@ -108,23 +110,23 @@ pub unsafe fn one<S: Simd>(
 
 /// Elements of C that a row of B adds to. SAFETY: as [`tile`]'s, for that row.
 #[inline(always)]
-unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    pa: *const S::E,
+unsafe fn step<P: Product, const MR: usize, const NV: usize>(
+    p: P,
+    pa: *const SumOf<P>,
     at: &[usize; MR],
-    pb: *const S::E,
-    acc: &mut [[S::V; NV]; MR],
+    pb: *const SumOf<P>,
+    acc: &mut [[Sums<P>; NV]; MR],
 ) {
-    let mut v = [s.splat(S::E::ZERO); NV];
     // SAFETY: the caller's; a panel has NR >= NV·LANES columns in each of its rows.
     unsafe {
-        for (j, v) in v.iter_mut().enumerate() {
-            *v = s.load(pb.add(j * S::LANES));
+        let mut v = [p.load(pb); NV];
+        for (j, v) in v.iter_mut().enumerate().skip(1) {
+            *v = p.load(pb.add(j * P::S::LANES));
         }
         for i in 0..MR {
-            let x = s.splat(*pa.add(at[i]));
+            let x = p.splat(pa.add(at[i]));
             for j in 0..NV {
-                acc[i][j] = s.fma(x, v[j], acc[i][j]);
+                acc[i][j] = p.madd(x, v[j], acc[i][j]);
             }
         }
     }
@@ -133,35 +135,35 @@ unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
 /// One register tile; rows past `rows` repeat the last one and are not stored. SAFETY: as [`one`]'s.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
+unsafe fn tile<P: Product, const MR: usize, const NV: usize>(
+    p: P,
     [rows, cols, k]: [usize; 3],
-    a: Rows<S::E>,
-    b: *const S::E,
-    c: *mut S::E,
+    a: Rows<SumOf<P>>,
+    b: *const SumOf<P>,
+    c: *mut SumOf<P>,
     ldc: usize,
-    start: Start<S::E>,
-    mut ahead: *const S::E,
+    start: Start<SumOf<P>>,
+    mut ahead: *const SumOf<P>,
 ) {
-    let (l, nr) = (S::LANES, S::NV * S::LANES);
+    let (s, l, nr) = (p.simd(), P::S::LANES, P::S::NV * P::S::LANES);
     let mut at = [0; MR];
     for (i, at) in at.iter_mut().enumerate() {
         *at = i.min(rows - 1) * a.row;
     }
-    let mut acc = [[s.splat(S::E::ZERO); NV]; MR];
+    let mut acc = [[s.splat(SumOf::<P>::ZERO); NV]; MR];
     let (mut pa, mut pb) = (a.p, b);
     // SAFETY: the caller's.
     unsafe {
         for _ in 0..k / 4 {
-            s.prefetch(ahead);
-            ahead = ahead.wrapping_add(LINE / size_of::<S::E>());
+            s.prefetch(ahead.cast());
+            ahead = ahead.wrapping_add(LINE / size_of::<SumOf<P>>());
             for _ in 0..4 {
-                step(s, pa, &at, pb, &mut acc);
+                step(p, pa, &at, pb, &mut acc);
                 (pa, pb) = (pa.add(a.col), pb.add(nr));
             }
         }
         for _ in 0..k % 4 {
-            step(s, pa, &at, pb, &mut acc);
+            step(p, pa, &at, pb, &mut acc);
             (pa, pb) = (pa.add(a.col), pb.add(nr));
         }
         for (i, acc) in acc.into_iter().enumerate() {
@@ -176,9 +178,9 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
                     Start::Add => Some(c.cast_const()),
                 };
                 if w == l {
-                    s.store(c, base.map_or(v, |p| s.add(v, s.load(p))));
+                    s.store(c, base.map_or(v, |from| s.add(v, s.load(from))));
                 } else {
-                    s.store_n(c, w, base.map_or(v, |p| s.add(v, s.load_n(p, w))));
+                    s.store_n(c, w, base.map_or(v, |from| s.add(v, s.load_n(from, w))));
                 }
             }
         }

@@ -1,58 +1,87 @@
 //! Linear layers whose weights were packed once: what the engine runs. The same register tile and blocks of K as in
-//! [`super::gemm`], and an epilogue while the tile of the result is still in the nearest cache.
+//! [`super::gemm`], operands maybe narrower than sums, and an epilogue while the tile of the result is still in the
+//! nearest cache.
+
+pub mod factors;
+
+use std::marker::PhantomData;
 
 use super::micro::{self, Out, Rows, Start};
 use super::pack::{Mat, Pack};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::{Aligned, LINE};
-use crate::runtime::simd::{Kernel, Simd, slice};
+use crate::runtime::simd::product::Sums;
+use crate::runtime::simd::{Operand, Product, ProductKernel, Simd, slice};
 
-/// Weights of one linear layer, in panels `[K][NR]` of the device's tier.
+/// Operands whose sums are f32, and which results can be rounded to.
+pub trait Narrow: Operand<Sum = f32> + Cell<Self> {}
+impl<X: Operand<Sum = f32> + Cell<X>> Narrow for X {}
+
+/// Weights of one linear layer, in panels `[K/GROUP][NR]` of the device's tier.
 #[derive(Clone, Debug)]
-pub struct Packed {
+pub struct Packed<X = f32> {
     panels: Aligned<f32>,
     /// Outputs N.
     pub n: usize,
-    /// Inputs K.
+    /// Inputs K, whole groups.
     pub k: usize,
     /// Added to every row `(N)`.
     pub bias: Vec<f32>,
+    operand: PhantomData<X>,
 }
 
-impl Packed {
-    /// Packs `w` `(n, k)` row-major, as linear weights are stored.
+impl<X: Narrow> Packed<X> {
+    /// Rounds and packs `w` `(n, k)` row-major, as linear weights are stored.
     pub fn new(cpu: &Cpu, w: &[f32], n: usize, k: usize, bias: Vec<f32>) -> Self {
-        Self::from_mat(cpu, Mat::transposed(w, k), n, k, bias)
-    }
-    /// Packs `b` `(k, n)`.
-    pub fn from_mat(cpu: &Cpu, b: Mat<f32>, n: usize, k: usize, bias: Vec<f32>) -> Self {
-        b.check(k, n);
         assert!(bias.is_empty() || bias.len() == n, "packed: bias");
-        let (_, nr) = cpu.dispatch::<f32, _>(micro::Shape);
-        let mut panels = Aligned::zeros(n.div_ceil(nr) * nr * k);
-        pack_into(cpu, &mut panels, b, n, k);
-        Self { panels, n, k, bias }
+        assert!(w.len() >= n * k && k.is_multiple_of(X::GROUP), "packed: weights");
+        let (nr, lanes) = (tile::<X>(cpu).1, k / X::GROUP);
+        let mut panels = Aligned::zeros(n.div_ceil(nr) * nr * lanes);
+        cpu.for_chunks(&mut panels, (nr * lanes).max(1), |p, panel| {
+            let cols = nr.min(n - p * nr);
+            let mut rows = Aligned::<X>::zeros(cols * k);
+            cpu.product(Round { from: &w[p * nr * k..][..cols * k], to: &mut rows });
+            let (out, b) = (Out(panel.as_mut_ptr()), Mat::transposed(bytemuck::cast_slice(&rows), lanes));
+            let rows = 0..lanes;
+            cpu.dispatch(Pack { out, width: nr, kc: lanes, b, k0: 0, rows, cols: 0..cols });
+        });
+        Self { panels, n, k, bias, operand: PhantomData }
     }
     /// The panels as an operand.
-    pub fn view(&self) -> Panels<'_> {
-        Panels { data: &self.panels, n: self.n, k: self.k, stride: self.k, bias: &self.bias }
+    pub fn view(&self) -> Panels<'_, X> {
+        Panels { bias: &self.bias, ..Panels::new(&self.panels, self.n, self.k) }
     }
-    /// Rows `k0..k0 + k` of B alone.
-    pub fn slice_k(&self, nr: usize, k0: usize, k: usize) -> Panels<'_> {
-        assert!(k0 + k <= self.k, "packed: rows of B");
-        Panels {
-            data: &self.panels[(k0 * nr).min(self.panels.len())..],
-            n: self.n,
-            k,
-            stride: self.k,
-            bias: &[],
-        }
+    /// Rows `k0..k0 + k` of B alone, both whole groups.
+    pub fn slice_k(&self, nr: usize, k0: usize, k: usize) -> Panels<'_, X> {
+        assert!(k0 + k <= self.k && k0.is_multiple_of(X::GROUP), "packed: rows of B");
+        let data = &self.panels[(k0 / X::GROUP * nr).min(self.panels.len())..];
+        Panels { data, k, bias: &[], ..self.view() }
     }
 }
 
-/// Packs `b` `(k, n)` into `panels`, which hold `n.div_ceil(NR)·NR·k` elements.
+/// Rounds `x` to operands, in chunks on the team.
+pub fn round<X: Narrow>(cpu: &Cpu, from: &[f32], to: &mut [X]) {
+    const CHUNK: usize = 32 * 1024;
+    assert_eq!(from.len(), to.len(), "packed: round");
+    cpu.for_chunks(to, CHUNK, |i, to| cpu.product(Round { from: &from[i * CHUNK..][..to.len()], to }));
+}
+
+/// Rounds as many values.
+struct Round<'a, X> {
+    from: &'a [f32],
+    to: &'a mut [X],
+}
+impl<X: Narrow> ProductKernel<X> for Round<'_, X> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Product<X = X>>(self, p: P) {
+        emit(p, self.to, self.from, |_, x| x);
+    }
+}
+
+/// Packs `b` `(k, n)` into `panels` of f32, which hold `n.div_ceil(NR)·NR·k` elements.
 pub fn pack_into(cpu: &Cpu, panels: &mut [f32], b: Mat<f32>, n: usize, k: usize) {
-    let (_, width) = cpu.dispatch::<f32, _>(micro::Shape);
+    let (_, width) = tile::<f32>(cpu);
     b.check(k, n);
     assert!(panels.len() >= n.next_multiple_of(width) * k, "packed: panels too short");
     let out = Out(panels.as_mut_ptr());
@@ -62,28 +91,89 @@ pub fn pack_into(cpu: &Cpu, panels: &mut [f32], b: Mat<f32>, n: usize, k: usize)
     });
 }
 
-/// B `(k, n)` in panels, `stride` rows from one panel to the next.
+/// B `(k, n)` in panels.
 #[derive(Clone, Copy)]
-pub struct Panels<'a> {
-    /// The first panel and all that follow.
+pub struct Panels<'a, X = f32> {
+    /// The groups of the first panel and of all that follow.
     pub data: &'a [f32],
     /// Columns N.
     pub n: usize,
-    /// Rows K.
+    /// Rows K, whole groups.
     pub k: usize,
-    /// Rows from one panel's first to the next's.
+    /// Rows from one panel's first to the next's, whole groups.
     pub stride: usize,
     /// Added to every row `(n)`; empty for none.
     pub bias: &'a [f32],
+    operand: PhantomData<X>,
 }
 
-/// A `(m, k)`, rows `ld` apart.
+impl<'a, X> Panels<'a, X> {
+    /// B `(k, n)` whose panels follow one another; no bias.
+    pub fn new(data: &'a [f32], n: usize, k: usize) -> Self {
+        Self { data, n, k, stride: k, bias: &[], operand: PhantomData }
+    }
+    /// With a bias `(n)`.
+    pub fn with_bias(self, bias: &'a [f32]) -> Self {
+        Self { bias, ..self }
+    }
+}
+
+/// A `(m, k)`, rows `ld` apart, a multiple of the operands' group.
 #[derive(Clone, Copy)]
-pub struct Input<'a> {
+pub struct Input<'a, X = f32> {
     /// All the elements, and maybe more.
-    pub data: &'a [f32],
+    pub data: &'a [X],
     /// Elements from one row to the next.
     pub ld: usize,
+}
+
+impl<X: Narrow> Input<'_, X> {
+    /// The rows from `i` on, the columns from `k` on.
+    fn rows(&self, i: usize, k: usize) -> Rows<f32> {
+        let row = self.ld / X::GROUP;
+        Rows { p: self.data[i * self.ld + k..].as_ptr().cast(), row, col: 1, block: row }
+    }
+}
+
+/// What a result is stored as: sums, or operands of the next product.
+pub trait Cell<X: Operand>: Copy + Send + Sync + 'static {
+    /// Whether it holds sums as they are, so that they can be built up in it.
+    const SUMS: bool;
+    /// Writes the first `n <= LANES` lanes. SAFETY: `to` has room for them.
+    unsafe fn put<P: Product<X = X>>(p: P, to: *mut Self, n: usize, v: Sums<P>);
+}
+impl<X: Operand<Sum = f32>> Cell<X> for f32 {
+    const SUMS: bool = true;
+    #[inline(always)]
+    unsafe fn put<P: Product<X = X>>(p: P, to: *mut f32, n: usize, v: Sums<P>) {
+        let s = p.simd();
+        // SAFETY: the caller's.
+        unsafe { if n == P::S::LANES { s.store(to, v) } else { s.store_n(to, n, v) } }
+    }
+}
+impl Cell<half::bf16> for half::bf16 {
+    const SUMS: bool = false;
+    #[inline(always)]
+    unsafe fn put<P: Product<X = half::bf16>>(p: P, to: *mut half::bf16, n: usize, v: Sums<P>) {
+        // SAFETY: the caller's.
+        unsafe { p.put(to, n, v) }
+    }
+}
+
+/// `to = f(index, from)`, vector by vector.
+#[inline(always)]
+pub(crate) fn emit<P: Product<X: Narrow>, Y: Cell<P::X>>(
+    p: P,
+    to: &mut [Y],
+    from: &[f32],
+    f: impl Fn(usize, Sums<P>) -> Sums<P>,
+) {
+    assert_eq!(to.len(), from.len(), "packed: emit");
+    for i in (0..to.len()).step_by(P::S::LANES) {
+        let v = f(i, slice::load(p.simd(), from, i));
+        // SAFETY: as many elements follow i.
+        unsafe { Y::put(p, to.as_mut_ptr().add(i), P::S::LANES.min(to.len() - i), v) };
+    }
 }
 
 /// What is done with a tile of `A·B + bias`.
@@ -100,36 +190,41 @@ pub enum Epilogue<'a> {
         /// One a column.
         shift: &'a [f32],
     },
-    /// `c += …`
+    /// `c += …`, for a C of sums.
     Residual,
 }
 
 /// Rows and columns (in register tiles) of one task: its rows of A stay in the second-level cache.
 const TASK: (usize, usize) = (16, 3);
-/// Longest K block: a task's rows of A and a panel of B stay in the second-level cache.
+/// Longest block of K, in groups: a task's rows of A and a panel of B stay in the second-level cache.
 const KC: usize = 768;
 
 /// C `(m, n)`, rows `ldc` apart, from A·B, optionally plus a second product `tail` added in the same pass. `sum`, if
-/// given, `(m, n)` with rows `n` apart, gets C added.
+/// given, `(m, n)` with rows `n` apart, gets C added (which must be of sums).
 ///
 /// A row's bits do not depend on the other rows nor on the threads.
 #[allow(clippy::too_many_arguments)]
-pub fn forward(
+pub fn forward<X: Narrow, Y: Cell<X>>(
     cpu: &Cpu,
     m: usize,
-    a: Input,
-    b: Panels,
-    tail: Option<(Input, Panels)>,
-    c: &mut [f32],
+    a: Input<X>,
+    b: Panels<X>,
+    tail: Option<(Input<X>, Panels<X>)>,
+    c: &mut [Y],
     ldc: usize,
     epilogue: Epilogue,
     sum: Option<&mut [f32]>,
 ) {
-    let (mr, nr) = cpu.dispatch::<f32, _>(micro::Shape);
-    let fits = |a: &Input, b: &Panels| {
+    let (mr, nr) = tile::<X>(cpu);
+    let fits = |a: &Input<X>, b: &Panels<X>| {
+        assert!(
+            [a.ld, b.k, b.stride].iter().all(|x| x.is_multiple_of(X::GROUP)),
+            "packed: a part of a group"
+        );
         assert!(m == 0 || (m - 1) * a.ld + b.k <= a.data.len(), "packed: A too short");
         let panels = b.n.div_ceil(nr);
-        assert!(panels == 0 || ((panels - 1) * b.stride + b.k) * nr <= b.data.len(), "packed: B too short");
+        let rows = (panels.max(1) - 1) * b.stride + b.k;
+        assert!(panels == 0 || rows / X::GROUP * nr <= b.data.len(), "packed: B too short");
     };
     fits(&a, &b);
     if let Some((a, t)) = &tail {
@@ -140,6 +235,7 @@ pub fn forward(
     if let Some(s) = &sum {
         assert!(s.len() >= m * b.n, "packed: sum too short");
     }
+    assert!(Y::SUMS || sum.is_none() && !matches!(epilogue, Epilogue::Residual), "packed: rounded sums");
     if let Epilogue::ScaledGelu { scale, shift } = epilogue {
         assert!(scale.len() >= m && shift.len() == b.n, "packed: scale or shift");
     }
@@ -150,33 +246,35 @@ pub fn forward(
     cpu.run(m.div_ceil(rows) * across, |t| {
         let (i, j) = (t / across * rows, t % across * cols);
         let shape = [rows.min(m - i), cols.min(b.n - j)];
-        cpu.dispatch(Task { at: [i, j], shape, nr, a, b, tail, out, ldc, epilogue, sum });
+        cpu.product(Task { at: [i, j], shape, nr, a, b, tail, out, ldc, epilogue, sum });
     });
 }
 
-struct Task<'a> {
+struct Task<'a, X, Y> {
     at: [usize; 2],
     shape: [usize; 2],
     nr: usize,
-    a: Input<'a>,
-    b: Panels<'a>,
-    tail: Option<(Input<'a>, Panels<'a>)>,
-    out: Out<f32>,
+    a: Input<'a, X>,
+    b: Panels<'a, X>,
+    tail: Option<(Input<'a, X>, Panels<'a, X>)>,
+    out: Out<Y>,
     ldc: usize,
     epilogue: Epilogue<'a>,
     sum: Option<Out<f32>>,
 }
-impl Kernel<f32> for Task<'_> {
+impl<X: Narrow, Y: Cell<X>> ProductKernel<X> for Task<'_, X, Y> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
+    fn run<P: Product<X = X>>(self, p: P) {
         let ([i0, j0], [m, n], nr) = (self.at, self.shape, self.nr);
-        let Panels { data: b, k, stride, bias, .. } = self.b;
+        let Panels { data: b, bias, .. } = self.b;
+        let (k, stride) = (self.b.k / X::GROUP, self.b.stride / X::GROUP);
         let residual = matches!(self.epilogue, Epilogue::Residual);
-        let bends = matches!(self.epilogue, Epilogue::Gelu | Epilogue::ScaledGelu { .. });
+        // Whether the sums' last way is through the tile, not into C.
+        let bends = !Y::SUMS || matches!(self.epilogue, Epilogue::Gelu | Epilogue::ScaledGelu { .. });
         let mut tile = Tile([0.0; TILE]);
-        // Depends on K alone, as every element's order of summation must.
-        let block = k.div_ceil(k.div_ceil(KC).max(1)).max(1);
+        // Depends on K and the kind of result alone, as every element's order of summation must.
+        let block = if Y::SUMS { k.div_ceil(k.div_ceil(KC).max(1)).max(1) } else { k.max(1) };
         for k0 in (0..k.max(1)).step_by(block) {
             let (kc, last) = (block.min(k - k0), k0 + block >= k);
             for j in (j0..j0 + n).step_by(nr) {
@@ -197,19 +295,19 @@ impl Kernel<f32> for Task<'_> {
                 };
                 let next = b.as_ptr().wrapping_add((panel * stride + next_k) * nr);
                 let at = b[(j / nr * stride + k0) * nr..].as_ptr();
-                for i in (i0..i0 + m).step_by(S::MR) {
-                    let shape = [S::MR.min(i0 + m - i), cols, kc];
-                    let part = (i - i0) / S::MR * (kc / 4) * (LINE / size_of::<f32>());
+                for i in (i0..i0 + m).step_by(P::S::MR) {
+                    let shape = [P::S::MR.min(i0 + m - i), cols, kc];
+                    let part = (i - i0) / P::S::MR * (kc / 4) * (LINE / size_of::<f32>());
                     let ahead = if part < kc * nr { next.wrapping_add(part) } else { at };
-                    let a = self.a.data[i * self.a.ld + k0..].as_ptr();
-                    let a = Rows { p: a, row: self.a.ld, col: 1, block: 0 };
-                    // SAFETY: `forward` checked A, B and C; this task alone has its rows and columns of C, and the tile.
+                    let a = self.a.rows(i, k0 * X::GROUP);
+                    // SAFETY: `forward` checked A, B and C; this task alone has its rows and columns of C, which is of
+                    // f32 where the sums do not go to the tile, and the tile.
                     unsafe {
-                        let c = self.out.0.add(i * self.ldc + j);
+                        let c = self.out.0.add(i * self.ldc + j).cast::<f32>();
                         let (c, ld) = if bends && last { (tile.0.as_mut_ptr(), nr) } else { (c, self.ldc) };
-                        micro::one(s, shape, a, at, c, ld, start, ahead);
+                        micro::one(p, shape, a, at, c, ld, start, ahead);
                         if last {
-                            self.finish(s, [i, j], shape, c, ld, bends && k0 > 0);
+                            self.finish(p, [i, j], shape, c, ld, bends && k0 > 0);
                         }
                     }
                 }
@@ -225,145 +323,71 @@ const TILE: usize = 6 * 64;
 #[repr(align(64))]
 struct Tile([f32; TILE]);
 
-impl Task<'_> {
+impl<X: Narrow, Y: Cell<X>> Task<'_, X, Y> {
     /// The second product and the epilogue of the register tile whose sums lie at `x`, rows `ld` apart: in C, or beside it
     /// (`add`: and C holds what they are added to).
     ///
     /// SAFETY: no other thread has x nor this part of C.
     #[inline(always)]
-    unsafe fn finish<S: Simd<E = f32>>(
+    unsafe fn finish<P: Product<X = X>>(
         &self,
-        s: S,
+        p: P,
         [i0, j]: [usize; 2],
         [rows, cols, _]: [usize; 3],
         x: *mut f32,
         ld: usize,
         add: bool,
     ) {
+        let s = p.simd();
         if let Some((a, b)) = self.tail {
-            let panel = b.data[j / self.nr * b.stride * self.nr..].as_ptr();
-            let a = Rows { p: a.data[i0 * a.ld..].as_ptr(), row: a.ld, col: 1, block: 0 };
+            let k = b.k / X::GROUP;
+            let panel = b.data[j / self.nr * b.stride / X::GROUP * self.nr..].as_ptr();
             // SAFETY: `forward` checked the operands.
-            unsafe { micro::one(s, [rows, cols, b.k], a, panel, x, ld, Start::Add, panel) };
+            unsafe { micro::one(p, [rows, cols, k], a.rows(i0, 0), panel, x, ld, Start::Add, panel) };
         }
-        if matches!(self.epilogue, Epilogue::Store) && self.sum.is_none() {
+        if Y::SUMS && matches!(self.epilogue, Epilogue::Store) && self.sum.is_none() {
             return;
         }
         for i in i0..i0 + rows {
-            // SAFETY: the caller's; `sum` has the rows and columns of C. Where x is C, only one of the two is used.
+            // SAFETY: the caller's; `sum` has the rows and columns of C. Where x is C, which is of f32 then, only one of
+            // the two is used.
             unsafe {
                 let c = std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols);
+                let sums = c.as_mut_ptr().cast::<f32>();
                 let x = x.add((i - i0) * ld);
+                if add {
+                    slice::add(
+                        s,
+                        std::slice::from_raw_parts_mut(x, cols),
+                        std::slice::from_raw_parts(sums, cols),
+                    );
+                }
                 match self.epilogue {
-                    Epilogue::Store => {}
+                    Epilogue::Store if Y::SUMS => {}
+                    Epilogue::Store => emit(p, c, std::slice::from_raw_parts(x, cols), |_, x| x),
                     Epilogue::Residual if self.b.bias.is_empty() => {}
-                    Epilogue::Residual => slice::add(s, c, &self.b.bias[j..j + cols]),
-                    Epilogue::Gelu => {
-                        let x = std::slice::from_raw_parts_mut(x, cols);
-                        if add {
-                            slice::add(s, x, c);
-                        }
-                        slice::zip(s, c, x, |_, x| s.gelu(x));
+                    Epilogue::Residual => {
+                        let c = std::slice::from_raw_parts_mut(sums, cols);
+                        slice::add(s, c, &self.b.bias[j..j + cols])
                     }
+                    Epilogue::Gelu => emit(p, c, std::slice::from_raw_parts(x, cols), |_, x| p.gelu(x)),
                     Epilogue::ScaledGelu { scale, shift } => {
-                        let x = std::slice::from_raw_parts_mut(x, cols);
-                        if add {
-                            slice::add(s, x, c);
-                        }
-                        let by = s.splat(scale[i]);
-                        slice::zip2(s, c, x, &shift[j..j + cols], |_, x, b| s.gelu(s.fma(x, by, b)));
+                        let (by, shift) = (s.splat(scale[i]), &shift[j..j + cols]);
+                        emit(p, c, std::slice::from_raw_parts(x, cols), |o, x| {
+                            p.gelu(s.fma(x, by, slice::load(s, shift, o)))
+                        });
                     }
                 }
                 if let Some(sum) = self.sum {
                     let sum = std::slice::from_raw_parts_mut(sum.0.add(i * self.b.n + j), cols);
-                    slice::add(s, sum, c);
+                    slice::add(s, sum, std::slice::from_raw_parts(sums, cols));
                 }
             }
         }
     }
 }
 
-/// Rows and columns of the register tile of `cpu`'s tier.
-pub fn tile(cpu: &Cpu) -> (usize, usize) {
-    cpu.dispatch::<f32, _>(micro::Shape)
-}
-
-/// C `(m, b.n)` = Aᵀ·B, A stored as `(k, m)` with rows `lda` apart.
-pub fn forward_transposed(cpu: &Cpu, m: usize, a: &[f32], lda: usize, b: Panels, c: &mut [f32], ldc: usize) {
-    let (mr, nr) = tile(cpu);
-    assert!(b.k == 0 || (b.k - 1) * lda + m <= a.len(), "packed: A too short");
-    assert!(b.n.div_ceil(nr) * b.stride * nr <= b.data.len() && b.k <= b.stride, "packed: B too short");
-    assert!(m == 0 || b.n <= ldc && (m - 1) * ldc + b.n <= c.len(), "packed: C too short");
-    let out = Out(c.as_mut_ptr());
-    let blocks = m.div_ceil(mr);
-    cpu.run(b.n.div_ceil(nr) * blocks, |t| {
-        let (panel, i) = (t / blocks, t % blocks * mr);
-        let (j, rows) = (panel * nr, mr.min(m - i));
-        let shape = [rows, nr.min(b.n - j), b.k];
-        // With K = 0 there is no A to point into, and C becomes 0.
-        let rows = Rows { p: a.get(i..).unwrap_or_default().as_ptr(), row: 1, col: lda, block: 1 };
-        cpu.dispatch(Block {
-            shape,
-            a: rows,
-            b: &b.data[panel * b.stride * nr..],
-            out,
-            at: i * ldc + j,
-            ldc,
-        });
-    });
-}
-
-/// `out[n, h·P + i] = q[n, h·D..]·B_h[.., i]`: each head's part of a row times that head's panels `(D, P)`, which follow
-/// one another. Rows of `out` are `ld` apart.
-pub fn heads(cpu: &Cpu, [h, p, d]: [usize; 3], q: Input, panels: &[f32], out: &mut [f32], ld: usize) {
-    let (mr, nr) = tile(cpu);
-    let n = out.len() / ld;
-    let each = p.div_ceil(nr) * nr * d;
-    assert!(h * p <= ld && panels.len() >= h * each, "packed: heads");
-    assert!(n == 0 || (n - 1) * q.ld + h * d <= q.data.len(), "packed: heads' rows");
-    let rows = 8 * mr;
-    let out = Out(out.as_mut_ptr());
-    cpu.run(n.div_ceil(rows), |t| {
-        let i = t * rows;
-        for head in 0..h {
-            let a = Rows { p: q.data[i * q.ld + head * d..].as_ptr(), row: q.ld, col: 1, block: q.ld };
-            let (b, at) = (&panels[head * each..], i * ld + head * p);
-            cpu.dispatch(Block { shape: [rows.min(n - i), p, d], a, b, out, at, ldc: ld });
-        }
-    });
-}
-
-/// Row `h·P + i` of the result is `v[i, h·D..]` times rows `h·D..` of the weights; it is written as panels `[H·P][NR]`.
-pub fn heads_to_panels(cpu: &Cpu, [h, p, d]: [usize; 3], v: Input, w: &Packed, out: &mut [f32]) {
-    let (_, nr) = tile(cpu);
-    assert!(h * d <= w.k && (p - 1) * v.ld + h * d <= v.data.len(), "packed: heads to panels");
-    cpu.for_chunks(&mut out[..w.n.div_ceil(nr) * nr * h * p], h * p * nr, |panel, out| {
-        let dest = Out(out.as_mut_ptr());
-        for head in 0..h {
-            let a = Rows { p: v.data[head * d..].as_ptr(), row: v.ld, col: 1, block: v.ld };
-            let b = &w.panels[(panel * w.k + head * d) * nr..];
-            cpu.dispatch(Block { shape: [p, nr, d], a, b, out: dest, at: head * p * nr, ldc: nr });
-        }
-    });
-}
-
-/// One block of a product; whoever makes it has checked all three operands.
-struct Block<'a> {
-    shape: [usize; 3],
-    a: Rows<f32>,
-    b: &'a [f32],
-    out: Out<f32>,
-    at: usize,
-    ldc: usize,
-}
-impl Kernel<f32> for Block<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
-        // SAFETY: checked by the functions above, whose tasks write disjoint parts.
-        unsafe {
-            let c = self.out.0.add(self.at);
-            micro::block(s, self.shape, self.a, self.b.as_ptr(), c, self.ldc, Start::Zero)
-        }
-    }
+/// Rows and columns of the register tile of `cpu`'s tier for operands X.
+pub fn tile<X: Operand>(cpu: &Cpu) -> (usize, usize) {
+    cpu.product::<X, _>(micro::Shape)
 }

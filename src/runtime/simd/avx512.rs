@@ -33,7 +33,7 @@ pub fn enter<K: Kernel<f32>>(k: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     use super::*;
@@ -44,11 +44,11 @@ mod x86 {
         k.run(Avx512(()))
     }
 
-    /// Sixteen f32; exists only inside [`go`], so its features are on.
+    /// Sixteen f32; exists only inside [`go`] and `bf16`'s, so its features are on.
     #[derive(Clone, Copy)]
-    pub struct Avx512(());
+    pub struct Avx512(pub(in crate::runtime::simd) ());
 
-    // SAFETY of every intrinsic below: a `Avx512` is only made in `go`, whose caller checked the features.
+    // SAFETY of every intrinsic below: a `Avx512` is only made in `go` and in `bf16`, whose callers checked the features.
     impl Simd for Avx512 {
         type E = f32;
         type V = __m512;

@@ -19,7 +19,7 @@ const MAGIC: f32 = 12_582_912.0;
 
 /// `c[0] + c[1]·x + …`
 #[inline(always)]
-fn horner<S: Simd<E = f32>, const N: usize>(s: S, x: S::V, c: [f32; N]) -> S::V {
+pub(super) fn horner<S: Simd<E = f32>, const N: usize>(s: S, x: S::V, c: [f32; N]) -> S::V {
     let mut r = s.splat(c[N - 1]);
     for i in (0..N - 1).rev() {
         r = s.fma(r, x, s.splat(c[i]));

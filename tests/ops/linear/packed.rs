@@ -1,6 +1,7 @@
 //! Weights packed once: every product and epilogue of the engine against naive f64 loops.
 
 use inp_former::ops::linear::gemm::Mat;
+use inp_former::ops::linear::packed::factors::{forward_transposed, heads, heads_to_panels};
 use inp_former::ops::linear::packed::{self, Epilogue, Input, Packed, Panels};
 use inp_former::runtime::{Cpu, Tensor};
 
@@ -193,7 +194,7 @@ fn some_rows_of_the_weights_alone() {
         let want = product([m, n, 7], |i, k| a.data[i * 7 + k] as f64, |j, o| w.data[o * k + k0 + j] as f64);
         for got in each_tier("slice_k", |cpu| {
             let weights = Packed::new(cpu, &w.data, n, k, random("slice.b", &[n]).data);
-            let b = weights.slice_k(packed::tile(cpu).1, k0, 7);
+            let b = weights.slice_k(packed::tile::<f32>(cpu).1, k0, 7);
             let mut c = vec![f32::NAN; m * n];
             packed::forward(
                 cpu,
@@ -219,10 +220,11 @@ fn transposed_equals_naive_f64() {
         let (a, b) = (random("aT", &[k, m]), random("b", &[k, n]));
         let want = product([m, n, k], |i, k| a.data[k * m + i] as f64, |k, j| b.data[k * n + j] as f64);
         for got in each_tier("transposed", |cpu| {
-            let weights = Packed::from_mat(cpu, Mat::plain(&b.data, n), n, k, Vec::new());
+            let mut panels = vec![f32::NAN; n.next_multiple_of(packed::tile::<f32>(cpu).1) * k];
+            packed::pack_into(cpu, &mut panels, Mat::plain(&b.data, n), n, k);
             let mut c = vec![f32::NAN; m * (n + GAP)];
             let a = spread(&a, GAP);
-            packed::forward_transposed(cpu, m, &a, m + GAP, weights.view(), &mut c, n + GAP);
+            forward_transposed(cpu, m, &a, m + GAP, Panels::new(&panels, n, k), &mut c, n + GAP);
             gather(&c, n)
         }) {
             close(&format!("{m}x{n}x{k}"), &got, &want.data, tolerance(k));
@@ -243,20 +245,13 @@ fn heads_equal_naive_f64() {
         };
         let want: Vec<f64> = (0..n * h * p).map(|e| at(e / (h * p), e % (h * p))).collect();
         for got in each_tier("heads", |cpu| {
-            let each = p.next_multiple_of(packed::tile(cpu).1) * d;
+            let each = p.next_multiple_of(packed::tile::<f32>(cpu).1) * d;
             let mut panels = vec![f32::NAN; h * each];
             for (head, out) in panels.chunks_exact_mut(each).enumerate() {
                 packed::pack_into(cpu, out, Mat::transposed(&keys.data[head * p * d..], d), p, d);
             }
             let (q, mut out) = (spread(&q, GAP), vec![f32::NAN; n * (h * p + GAP)]);
-            packed::heads(
-                cpu,
-                [h, p, d],
-                Input { data: &q, ld: h * d + GAP },
-                &panels,
-                &mut out,
-                h * p + GAP,
-            );
+            heads(cpu, [h, p, d], Input { data: &q, ld: h * d + GAP }, &panels, &mut out, h * p + GAP);
             gather(&out, h * p)
         }) {
             close(&format!("{n}x{h}x{p}x{d}"), &got, &want, tolerance(d));
@@ -284,17 +279,11 @@ fn heads_to_panels_equal_naive_f64() {
         );
         for got in each_tier("heads to panels", |cpu| {
             let weights = Packed::new(cpu, &w.data, n, h * d, Vec::new());
-            let mut panels = vec![f32::NAN; n.next_multiple_of(packed::tile(cpu).1) * h * p];
+            let mut panels = vec![f32::NAN; n.next_multiple_of(packed::tile::<f32>(cpu).1) * h * p];
             let v = spread(&v, GAP);
-            packed::heads_to_panels(
-                cpu,
-                [h, p, d],
-                Input { data: &v, ld: h * d + GAP },
-                &weights,
-                &mut panels,
-            );
+            heads_to_panels(cpu, [h, p, d], Input { data: &v, ld: h * d + GAP }, &weights, &mut panels);
             assert!(panels.iter().all(|x| x.is_finite()), "some of a panel is not written");
-            let b = Panels { data: &panels, n, k: h * p, stride: h * p, bias: &[] };
+            let b = Panels::new(&panels, n, h * p);
             let mut c = vec![f32::NAN; h * p * n];
             let unit = Input { data: &unit.data, ld: h * p };
             packed::forward(cpu, h * p, unit, b, None, &mut c, n, Epilogue::Store, None);
@@ -311,7 +300,7 @@ fn nothing_times_anything() {
         for [m, n, k] in [[0, 5, 3], [4, 0, 3], [0, 0, 0]] {
             let w = Packed::new(&cpu, &vec![1.0; n * k], n, k, Vec::new());
             let a = vec![1.0; m * k];
-            let mut c = [7.0];
+            let mut c = [7.0f32];
             let a = Input { data: &a, ld: k };
             packed::forward(&cpu, m, a, w.view(), None, &mut c, n, Epilogue::Store, None);
             assert_eq!(c, [7.0]);
