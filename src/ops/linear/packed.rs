@@ -139,7 +139,10 @@ impl<X: Narrow> Input<'_, X> {
 pub trait Cell<X: Operand>: Copy + Send + Sync + 'static {
     /// Whether it holds sums as they are, so that they can be built up in it.
     const SUMS: bool;
-    /// Writes the first `n <= LANES` lanes. SAFETY: `to` has room for them.
+    /// Writes the first `n <= LANES` lanes.
+    ///
+    /// # Safety
+    /// SAFETY is the caller's: `to` has room for them.
     unsafe fn put<P: Product<X = X>>(p: P, to: *mut Self, n: usize, v: Sums<P>);
 }
 impl<X: Operand<Sum = f32>> Cell<X> for f32 {
