@@ -223,7 +223,7 @@ impl Choice {
     /// Every candidate with its prediction, the fastest first.
     fn sorted(&self, m: &Machine) -> Vec<(&Candidate, Prediction)> {
         let mut all: Vec<_> = self.candidates.iter().map(|c| (c, c.predict(m))).collect();
-        all.sort_by(|a, b| a.1.us.total_cmp(&b.1.us));
+        all.sort_by(|(_, a), (_, b)| a.us.total_cmp(&b.us).then(a.computing.total_cmp(&b.computing)));
         all
     }
     fn json(&self, m: &Machine) -> Result<Value> {
@@ -249,7 +249,7 @@ fn chosen(m: &Machine, dtype: DType) -> Result<Table> {
         let (picked, asked) = c.picked(m)?;
         let sorted = c.sorted(m);
         let of = sorted.iter().find(|(c, _)| c.name == picked).map(|(_, p)| *p);
-        let Prediction { us, waves, bound } = of.ok_or_else(|| Error::usage("no candidate"))?;
+        let Prediction { us, waves, bound, .. } = of.ok_or_else(|| Error::usage("no candidate"))?;
         let other = |(c, p): &(&Candidate, Prediction)| {
             (c.name != picked).then(|| match c.fits(m) {
                 true => format!("{} {:.1}", c.name, p.us),

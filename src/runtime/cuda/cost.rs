@@ -40,6 +40,8 @@ pub struct Cost {
 pub struct Prediction {
     /// Microseconds without the launch itself.
     pub us: f64,
+    /// The same, did device memory take no time: of two that wait for it alike, the other hides it better.
+    pub computing: f64,
     /// Blocks over those that the GPU holds at once.
     pub waves: f64,
     /// What takes the most of it.
@@ -90,7 +92,12 @@ impl Cost {
         let reading = self.bytes / (f64::from(m.bandwidth_gbs) * 1e3);
         let busy = if rounds > 0 { held } else { rest.div_ceil(m.sms) };
         let bound = if reading > computing { "device memory" } else { self.step(m, busy).1 };
-        Prediction { us: computing.max(reading), waves: self.blocks as f64 / (m.sms * held) as f64, bound }
+        Prediction {
+            us: computing.max(reading),
+            computing,
+            waves: self.blocks as f64 / (m.sms * held) as f64,
+            bound,
+        }
     }
 }
 
@@ -103,8 +110,9 @@ impl Candidate {
     pub fn predict(&self, m: &Machine) -> Prediction {
         let all = || self.launches.iter().map(|l| l.predict(m));
         let longest = all().max_by(|a, b| a.us.total_cmp(&b.us));
-        let longest = longest.unwrap_or(Prediction { us: 0.0, waves: 0.0, bound: "nothing" });
-        Prediction { us: all().map(|p| p.us).sum(), ..longest }
+        let longest = longest.unwrap_or(Prediction { us: 0.0, computing: 0.0, waves: 0.0, bound: "nothing" });
+        let sum = |of: fn(Prediction) -> f64| all().map(of).sum::<f64>();
+        Prediction { us: sum(|p| p.us), computing: sum(|p| p.computing), ..longest }
     }
     /// Whether a multiprocessor can hold a block.
     pub fn fits(&self, m: &Machine) -> bool {
@@ -120,7 +128,10 @@ pub fn pick(op: &str, m: &Machine, candidates: &[Candidate], asked: Option<&str>
         return named(op, candidates, |c| c.name, name).map(|c| c.name);
     }
     let fits = candidates.iter().filter(|c| c.fits(m));
-    let best = fits.min_by(|a, b| a.predict(m).us.total_cmp(&b.predict(m).us));
+    let best = fits.min_by(|a, b| {
+        let (a, b) = (a.predict(m), b.predict(m));
+        a.us.total_cmp(&b.us).then(a.computing.total_cmp(&b.computing))
+    });
     let none = || Error::Device(format!("{op}: no CUDA variant fits {} bytes of shared memory", m.shared));
     best.map(|c| c.name).ok_or_else(none)
 }

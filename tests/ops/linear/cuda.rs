@@ -360,6 +360,9 @@ fn choices_fill_the_gpu_and_can_be_overruled() {
             let blocks = v.tiles(rows, outputs);
             assert!(blocks >= m.sms / 2, "{chosen} leaves most of {m:?} idle at {s:?}");
             assert!(rows < 10_000 || v.rows == 128, "{chosen} is small for {s:?} on {m:?}");
+            // Where every variant waits for memory as long, the one that computes least.
+            let waiting = Machine { bandwidth_gbs: 1, ..m };
+            assert_eq!(cuda::choose(dtype, &waiting, &s, false, None).unwrap(), chosen);
             assert_eq!(cuda::choose(dtype, &m, &s, false, Some("32x64x64")).unwrap(), "32x64x64");
             assert!(cuda::choose(dtype, &m, &s, false, Some("1x1x1")).is_err());
         }
