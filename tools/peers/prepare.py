@@ -1,6 +1,8 @@
 """Writes what the workers load, once: weights, our model file, ONNX, int8 variants, inputs, the float64 maps.
 
-    python prepare.py DIR ARCH BATCH [int8]
+    python prepare.py DIR ARCH BATCH [int8|train]
+
+`train` writes only what training steps need: weights and the batch.
 """
 
 import logging
@@ -94,6 +96,13 @@ def picture(path):
     Image.fromarray(x.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(path, "PNG")
 
 
+def training(folder, arch, batch):
+    folder.mkdir(parents=True, exist_ok=True)
+    once(folder / f"{arch}.safetensors", lambda p: model_file(p, arch))
+    pictures = lambda p: save_file({"input": generator.image("train", batch, SIZE)}, p)
+    once(folder / f"train-b{batch}.safetensors", pictures)
+
+
 def main(folder, arch, batch, int8):
     logging.disable(logging.WARNING)
     folder, batch = Path(folder), int(batch)
@@ -122,4 +131,7 @@ def pair(part, make):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int8="int8" in sys.argv[4:])
+    if "train" in sys.argv[4:]:
+        training(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    else:
+        main(*sys.argv[1:4], int8="int8" in sys.argv[4:])

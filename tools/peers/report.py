@@ -1,6 +1,5 @@
 """What `tools/compare` measured, as Markdown and as the bars it has to clear."""
 
-BEGIN, END = "<!-- tools/compare: begin -->", "<!-- tools/compare: end -->"
 NAMES = {
     "ours": "inp-former",
     "torch": "PyTorch",
@@ -114,10 +113,11 @@ def markdown(result):
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write(path, text):
-    """Replaces what stands between the markers, or adds both at the end."""
+def write(path, text, of="tools/compare"):
+    """Replaces what stands between the markers of `of`, or adds both at the end."""
+    begin, end = f"<!-- {of}: begin -->", f"<!-- {of}: end -->"
     old = path.read_text() if path.exists() else ""
-    if BEGIN not in old or END not in old:
-        old = old.rstrip() + f"\n\n{BEGIN}\n{END}\n"
-    before, after = old.split(BEGIN, 1)[0], old.split(END, 1)[1]
-    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    if begin not in old or end not in old:
+        old = old.rstrip() + f"\n\n{begin}\n{end}\n"
+    before, after = old.split(begin, 1)[0], old.split(end, 1)[1]
+    path.write_text(f"{before}{begin}\n{text}{end}{after}")

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import report
+import training
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -86,6 +87,9 @@ class Worker:
         else:
             self.batch = batch
             args = script("worker.py", name, data, arch, batch, threads)
+        self.open(args, log)
+
+    def open(self, args, log):
         self.p = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def line(self):
@@ -99,6 +103,9 @@ class Worker:
             self.hello = json.loads(self.line())
         elif self.batch == 1:
             self.run()
+        self.measure_threads()
+
+    def measure_threads(self):
         before = self.cpu_time()
         self.run()
         self.pin(before)
@@ -229,6 +236,30 @@ def cold(binary, arch, names, data, threads, rounds, seed, log):
     return {"arch": arch, "threads": threads, "rounds": rounds, "rows": list(rows.values())}
 
 
+def compare_training(o, archs, data):
+    """Training steps instead of forwards; other markers of the same file."""
+    names = o.peers.split(",") if o.peers else training.OURS + training.TORCH
+    if unknown := set(names) - set(training.OURS + training.TORCH):
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}")
+    tables, start = [], time.time()
+    with open(o.out / "training.log", "w") as log:
+        for arch in archs:
+            for batch in [int(b) for b in (o.batch or "4,16").split(",")]:
+                subprocess.run(script("prepare.py", data, arch, batch, "train"), check=True)
+                say(f"{arch}, training steps of {batch}, {o.threads} threads")
+                at = [o.binary, arch, batch, o.threads, names, data, o.seconds or 30, o.seed, log]
+                tables.append(training.table(Worker, script, *at, say))
+    result = {"machine": machine(), "date": time.strftime("%Y-%m-%d", time.gmtime()), "tables": tables}
+    result["command"], result["minutes"] = "tools/compare " + " ".join(sys.argv[1:]), (time.time() - start) / 60
+    result["acceptance"] = training.acceptance(tables)
+    (o.out / "training.json").write_text(json.dumps(result, indent=1))
+    text = training.markdown(result, report)
+    (o.out / "training.md").write_text(text)
+    print(text)
+    if o.write:
+        report.write(o.write, text, "tools/compare --train")
+
+
 def machine():
     info = Path("/proc/cpuinfo").read_text()
     field = lambda k: next((l.split(":", 1)[1].strip() for l in info.splitlines() if l.startswith(k)), "?")
@@ -254,12 +285,16 @@ def main():
     a.add_argument("--binary", type=Path, default=ROOT / "target/release/inp-former", help="which inp-former")
     a.add_argument("--out", type=Path, default=ROOT / "target/compare/out", help="folder for compare.json and .md")
     a.add_argument("--write", type=Path, help="put the tables between the markers of this file, e.g. BENCHMARKS.md")
+    a.add_argument("--train", action="store_true", help="training steps, ours beside PyTorch's published loop")
     a.add_argument("--check", action="store_true", help="only check the reference against the goldens ($INP_GOLDENS)")
     o = a.parse_args()
     if o.check:
         sys.exit(subprocess.run(script("reference.py")).returncode)
     clean_environment()
     data, archs = ROOT / "target/compare/data", o.arch.split(",")
+    if o.train:
+        o.out.mkdir(parents=True, exist_ok=True)
+        return compare_training(o, archs, data)
     batches = [int(b) for b in (o.batch or ("1" if o.quick else "1,8")).split(",")]
     peers = o.peers.split(",") if o.peers else QUICK if o.quick else FULL
     if unknown := set(peers) - set(FULL) or set(archs) - {"small", "base"}:
