@@ -183,14 +183,14 @@ struct Gemm {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         float* slab = reinterpret_cast<float*>(shared) + warp * 16 * SLAB;
         const int col = lane % LANES * 4;
+        const uint32_t to = shared_address(slab + lane / 4 * SLAB + lane % 4 * 2);
 #pragma unroll
         for (int i = 0; i < MI; i++) {
 #pragma unroll
             for (int j = 0; j < NI; j++)
 #pragma unroll
                 for (int h = 0; h < 2; h++)
-                    *reinterpret_cast<float2*>(slab + (lane / 4 + 8 * h) * SLAB + 8 * j + lane % 4 * 2) =
-                        float2{acc[i][j][2 * h], acc[i][j][2 * h + 1]};
+                    store_shared(to + 4 * (8 * h * SLAB + 8 * j), float2{acc[i][j][2 * h], acc[i][j][2 * h + 1]});
             __syncwarp();
 #pragma unroll 1
             for (int r = lane / LANES; r < 16; r += ROWS)

@@ -69,17 +69,17 @@ INLINE void fc1(const InpDecodeFc1Params& p) {
     const uint32_t a_at = lane % 16 * line, b_at = (lane % 8 + lane / 16 * 8) * line, lane_key = key(lane % 8);
     const uint32_t a_piece = lane / 16 * 16, b_piece = lane / 8 % 2 * 16;
 
-    // 64 rows, of which `rows` exist, into `to`: threads side by side along them. Rows of VA are permuted within 32, so that a
-    // lane's accumulators are 8 neighbouring columns.
+    // 64 rows, of which `rows` exist, into `to`: threads side by side along them. Rows of VA are read permuted within 32, so
+    // that a lane's accumulators are 8 neighbouring columns.
     const int row_step = FC1_THREADS / pieces, piece_step = FC1_THREADS % pieces;
     const int first_row = tid / pieces, first_piece = tid % pieces;
     auto copy = [&](uint32_t to, const E* from, int rows, bool permuted) {
         for (int row = first_row, piece = first_piece; row < TILE; row += row_step, piece += piece_step) {
             if (piece >= pieces) piece -= pieces, row++;
             if (row >= TILE) break;
-            const int at = permuted ? (row & 33) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1 : row;
-            const bool valid = row < rows;
-            cp_async(to + at * line + (16 * piece ^ key(at)), from + size_t(valid ? row : 0) * padded + piece * V, valid);
+            const int of = permuted ? (row & 33) | (row >> 1 & 3) << 3 | (row >> 3 & 3) << 1 : row;
+            const bool valid = of < rows;
+            cp_async(to + row * line + (16 * piece ^ key(row)), from + size_t(valid ? of : 0) * padded + piece * V, valid);
         }
     };
     // Chunk i: of the Gram matrix, then of VA.

@@ -10,7 +10,7 @@
 // Writes: pool: tops (B, S, HPK) {largest score, sum of 2^(score - largest)} and parts (B, S, HPK, C) f32, S = ceil(N / 64);
 //   value: mixed (B, P, C) E; proj: middle (B, P, C) f32; fc1: hidden (B, P, 4C) E; fc2: out. All assigned.
 // Grid: pool (S, HPK / 16, B), 128 threads; the rest (columns / 16, ceil(B P / (8 NT))), 256 threads.
-// Smem: pool 40 KB; the rest 4.6 KB * NT; value also 32 NT S bytes, dynamic.
+// Smem: pool 40 KB; the rest 5.1 KB * NT; value also 32 NT S bytes, dynamic.
 // Cost: 4 N HP C FLOP and 2 reads of f by HPK / 16 blocks (L2), S HPK C floats written and read by the blocks of value;
 //   the rest reads its weights once for 8 NT rows: bound by their bytes (10 C^2 elements).
 // Source: INP-Former (arXiv 2503.02424), section 3.2, refolded. Checked: tests/ops/inp_extract/cuda.rs.
@@ -52,7 +52,7 @@ template <class E>
 INLINE void pool(const InpExtractParams& p) {
     constexpr int V = 16 / sizeof(E), WIDTH = LINE / sizeof(E), STEPS = SPLIT / E::STEP;
     __shared__ __align__(128) uint8_t stage[STAGES * STAGE_BYTES];
-    __shared__ float scores[GROUP][SPLIT + 4];
+    __shared__ float scores[GROUP][SPLIT + 8];
     __shared__ __align__(16) E weights[GROUP][SPLIT + 8];
     __shared__ float2 norm[SPLIT];
     __shared__ float shift[GROUP];
@@ -104,11 +104,17 @@ INLINE void pool(const InpExtractParams& p) {
         }
     }
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const int row = g + i / 2 % 2 * 8, token = 16 * warp + i / 4 * 8 + 2 * t + i % 2;
-        const float2 by = norm[token];
-        const float x = by.y * (s[i / 4][i % 4] - by.x * __ldg(p.colsum + row0 + row));
-        scores[row][token] = token < count ? x : -INFINITY;
+    for (int i = 0; i < 4; i++) {
+        const int row = g + i % 2 * 8, token = 16 * warp + i / 2 * 8 + 2 * t;
+        const float colsum = __ldg(p.colsum + row0 + row);
+        float x[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const float2 by = norm[token + j];
+            x[j] = by.y * (s[i / 2][i % 2 * 2 + j] - by.x * colsum);
+            if (token + j >= count) x[j] = -INFINITY;
+        }
+        store_shared(shared_address(&scores[row][token]), float2{x[0], x[1]});
     }
     __syncthreads();
 

@@ -16,7 +16,7 @@
 //   split in two elements: 16 rows (of s) of the high part, then the 16 of the low part.
 // Grid: kv (2 C J / 16, ceil(B P / (8 NT))), 256 threads; products B (J H + ceil(5 C J / 128)), 256 threads, images side by
 //   side so that they share weights in L2.
-// Smem: products: the larger of 128 HPK elements and P (68 H + HPK + 64) floats, dynamic.
+// Smem: products: the larger of 128 rows of HPK elements and 16 bytes and P (68 H + HPK + 64) floats, dynamic.
 // Cost: 14 J C^2 FLOP a row of I; bound by the weights' bytes: 7 J C^2 elements and half of J C^2 floats.
 // Source: the decoder of INP-Former (arXiv 2503.02424) in low-rank form. Checked: tests/ops/inp_factors/cuda.rs.
 // Variants: kv x1 (8 rows: one image), x4 (32: a batch). Same bits.
@@ -74,7 +74,7 @@ INLINE void product(const InpFactorsParams& p, int tile, int image, E* stage) {
     const E* low = static_cast<const E*>(p.weights) + (size_t(block) * 5 * c + row0 + g) * c + t * V;
     const E* high = low + size_t(8) * c;
     const E* v = static_cast<const E*>(p.v) + item * p.count * c + t * V;
-    const int hp = p.heads * p.count;
+    const int hp = p.heads * p.count, line = p.padded + V;  // an odd number of 16 bytes: columns of rows meet no bank twice
 #pragma unroll 2
     for (int h = 0; h < p.heads; h++) {
         float acc[MOST / 8][4] = {};
@@ -97,18 +97,20 @@ INLINE void product(const InpFactorsParams& p, int tile, int image, E* stage) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int column = 8 * n + 2 * t + i % 2;
-                if (column < p.count) stage[(g + i / 2 * 8) * p.padded + h * p.count + column] = E::round(acc[n][i]);
+                if (column < p.count) stage[(g + i / 2 * 8) * line + h * p.count + column] = E::round(acc[n][i]);
             }
         }
     }
-    for (int i = lane; i < 16 * (p.padded - hp); i += 32) {
-        stage[i / (p.padded - hp) * p.padded + hp + i % (p.padded - hp)] = E::round(0.f);
+    const E* from = stage + lane % 16 * line;
+    for (int i = hp + lane / 8; i < p.padded; i += 4) {
+        stage[lane % 8 * line + i] = stage[(lane % 8 + 8) * line + i] = E::round(0.f);
     }
     __syncwarp();
     E* to = row0 < c ? static_cast<E*>(p.vw) + (item * c + row0) * p.padded
                      : static_cast<E*>(p.va) + (item * 4 * c + row0 - c) * p.padded;
-    for (int i = lane * V; i < 16 * p.padded; i += 32 * V) {
-        *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(stage + i);
+    to += lane % 16 * p.padded;
+    for (int i = lane / 16 * V; i < p.padded; i += 2 * V) {
+        *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
     }
 }
 
@@ -141,7 +143,7 @@ INLINE void gram(const InpFactorsParams& p, int block, int head, int image, floa
             for (int q = 0; q < 8; q++) {
                 if (p0 + q < count) {
                     float* to = through + ((p0 + q) * p.heads + i / D) * LINE + i % D;
-                    *reinterpret_cast<float4*>(to) = {acc[q][0], acc[q][1], acc[q][2], acc[q][3]};
+                    store_shared(shared_address(to), float4{acc[q][0], acc[q][1], acc[q][2], acc[q][3]});
                 }
             }
         }
@@ -211,19 +213,21 @@ INLINE void products(const InpFactorsParams& p) {
     } else {
         const int warp = threadIdx.x / 32, tile = (unit - grams) * ROWS_WARPS + warp;
         if (tile < p.blocks * (5 * p.channels / 16)) {
-            product<E>(p, tile, image, reinterpret_cast<E*>(shared) + warp * 16 * p.padded);
+            product<E>(p, tile, image, reinterpret_cast<E*>(shared) + warp * 16 * (p.padded + 16 / sizeof(E)));
         }
     }
 }
 
-#define KERNEL(NAME, BODY)                                                                                         \
-    extern "C" __global__ __launch_bounds__(ROWS_THREADS) void NAME(const __grid_constant__ InpFactorsParams p) { \
-        BODY;                                                                                                      \
+// BLOCKS: on an SM at least, else ptxas may hold kv_x4 in so few registers that it spills.
+#define KERNEL(NAME, BLOCKS, BODY)                                          \
+    extern "C" __global__ __launch_bounds__(ROWS_THREADS, BLOCKS) void NAME( \
+        const __grid_constant__ InpFactorsParams p) {                       \
+        BODY;                                                               \
     }
-#define ALL(DTYPE, E)                                       \
-    KERNEL(inp_factors_fwd_kv_x1_##DTYPE, (kv<E, 1>(p)))    \
-    KERNEL(inp_factors_fwd_kv_x4_##DTYPE, (kv<E, 4>(p)))    \
-    KERNEL(inp_factors_fwd_products_##DTYPE, products<E>(p))
+#define ALL(DTYPE, E)                                          \
+    KERNEL(inp_factors_fwd_kv_x1_##DTYPE, 0, (kv<E, 1>(p)))    \
+    KERNEL(inp_factors_fwd_kv_x4_##DTYPE, 2, (kv<E, 4>(p)))    \
+    KERNEL(inp_factors_fwd_products_##DTYPE, 0, products<E>(p))
 ALL(bf16, Bf16)
 ALL(f16, F16)
 ALL(tf32, Tf32)

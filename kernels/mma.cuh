@@ -43,15 +43,28 @@ MMA(mma_f16, "m16n8k16.row.col.f32.f16.f16.f32")
 MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef MMA
 
-// Copies 16 bytes from device to shared memory without passing registers; zeros, and nothing read, unless `valid`.
-INLINE void cp_async(uint32_t to, const void* from, bool valid) {
+// Copies 16 bytes from device to shared memory without passing registers: the first `bytes` of them, 0 to 16, and zeros.
+INLINE void cp_async_part(uint32_t to, const void* from, int bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to),
-                 "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
+                 "l"(__cvta_generic_to_global(from)), "r"(bytes)
                  : "memory");
 }
+// Zeros, and nothing read, unless `valid`.
+INLINE void cp_async(uint32_t to, const void* from, bool valid) { cp_async_part(to, from, valid ? 16 : 0); }
 INLINE void cp_async(uint32_t to, const void* from) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from))
                  : "memory");
+}
+// Whole accesses of shared memory: nvcc splits some stores of vectors, and the parts conflict.
+INLINE void store_shared(uint32_t at, uint32_t x) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(x) : "memory"); }
+INLINE void store_shared(uint32_t at, float2 x) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(x.x), "f"(x.y) : "memory");
+}
+INLINE void store_shared(uint32_t at, float4 x) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
+}
+INLINE void store_shared(uint32_t at, uint4 x) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
 // Closes a group of copies; waits until at most PENDING groups of this thread are under way (a barrier must follow).
 INLINE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

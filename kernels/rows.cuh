@@ -14,8 +14,8 @@ constexpr int ROWS_WARPS = 8, ROWS_THREADS = 32 * ROWS_WARPS, ROWS_COLUMNS = 16;
 // UNROLL: pieces on their way at once.
 template <class E, int NT, int UNROLL = 4, class Load, class Store>
 INLINE void rows_product(const E* w, int k, int row0, int rows, const Load& load, const Store& store) {
-    constexpr int V = 16 / sizeof(E), PIECE = 4 * V, LINE = 9;
-    __shared__ float parts[ROWS_WARPS][NT][ROWS_COLUMNS * LINE];
+    constexpr int V = 16 / sizeof(E), PIECE = 4 * V, LINE = 20;
+    __shared__ float parts[ROWS_WARPS][NT][8 * LINE];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const E* low = w + size_t(g) * k + t * V;
     const E* high = low + size_t(8) * k;
@@ -35,15 +35,17 @@ INLINE void rows_product(const E* w, int k, int row0, int rows, const Load& load
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) parts[warp][n][(g + i / 2 * 8) * LINE + 2 * t + i % 2] = acc[n][i];
+        for (int i = 0; i < 4; i++) parts[warp][n][(2 * t + i % 2) * LINE + g + i / 2 * 8] = acc[n][i];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < NT * 8 * ROWS_COLUMNS; i += ROWS_THREADS) {
-        const int column = i % ROWS_COLUMNS, r = i / ROWS_COLUMNS, row = row0 + r;
-        if (row >= rows) break;
+        // A warp takes rows r and r + 4, which lie in different halves of the banks.
+        const int column = i % ROWS_COLUMNS, r = i / ROWS_COLUMNS % 2 * 4 + i / 32 % 4, n = i / (8 * ROWS_COLUMNS);
+        const int row = row0 + 8 * n + r;
+        if (row >= rows) continue;
         float sum = 0.f;
 #pragma unroll
-        for (int v = 0; v < ROWS_WARPS; v++) sum += parts[v][r / 8][column * LINE + r % 8];
+        for (int v = 0; v < ROWS_WARPS; v++) sum += parts[v][n][r * LINE + column];
         store(row, column, sum);
     }
 }

@@ -37,7 +37,7 @@ fn on_gpu(c: &mut criterion::Criterion) {
         let s = cuda::Shape { batch, side, prefix: 5, channels };
         let (n, pixels) = (batch * s.tokens() * channels, batch * side * side * 588);
         let crop = gpu.upload(&vec![128u8; pixels]).unwrap();
-        let weight = gpu.zeros(channels * 592 * 2).unwrap();
+        let weight = gpu.zeros(channels * 672 * 2).unwrap();
         let values = random("table", &[s.tokens(), channels]).data;
         let table = gpu.upload(&values).unwrap();
         let (x, copy) = (gpu.zeros::<f32>(n).unwrap(), gpu.zeros::<u8>(2 * n).unwrap());

@@ -165,7 +165,7 @@ impl Weights {
                 }
             }
             Ok(Patch {
-                w: on.elements("patch_embed", &patch_embed::cuda::weights(&p.w))?,
+                w: on.elements("patch_embed", &patch_embed::cuda::weights(&p.w, u8_input))?,
                 table: on.floats(&table)?,
             })
         };

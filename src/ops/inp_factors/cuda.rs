@@ -186,7 +186,7 @@ pub fn forward(
     let work = Work::new(&[inputs, outputs, c], 2 * inputs * outputs * c, bytes);
     launch(&format!("kv_{variant}"), [outputs / 16, rows], 0, work)?;
     let units = j * s.heads + (j * 5 * c).div_ceil(128);
-    let shared = (128 * hpk * e).max(4 * p * (68 * s.heads + hpk + 64));
+    let shared = (128 * (hpk * e + 16)).max(4 * p * (68 * s.heads + hpk + 64));
     // Products with 5C rows, and the Gram matrix through the middle's blocks of 64 x 64.
     let flop = 2 * items * p * (5 * c * c + c * c + p * s.heads * c);
     let bytes = j * c * c * (5 * e + 4) + items * hpk * (5 * c + 2 * hpk) * e;

@@ -9,9 +9,9 @@ use crate::runtime::DType;
 use crate::runtime::cuda::cost::{Candidate, Cost, pick};
 use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 
-/// Numbers of a patch, and what rows of weights are padded to.
+/// Numbers of a patch; what its lines are padded to, the sum.
 const K: usize = 3 * PATCH * PATCH;
-const STRIDE: usize = 592;
+const STRIDE: usize = 48 * PATCH;
 const OP: &str = "patch_embed";
 
 /// Sizes.
@@ -82,23 +82,24 @@ struct Params {
     prefix: u32,
     side: u32,
     channels: u32,
-    unused: u32,
+    pixels: u32,
 }
 
 /// Kernels of this stem: rows x columns. All give the same bits.
 pub const VARIANTS: [Tile; 2] =
-    [tile("64x64", [64, 64, 128], 3, [2, 2], 126), tile("128x128", [128, 128, 128], 2, [2, 4], 162)];
+    [tile("64x64", [64, 64, 96], 3, [2, 2], 96), tile("128x128", [128, 128, 96], 2, [2, 4], 128)];
 
-/// Bytes of shared memory of a block: the stages, and the places of a tile's rows in the pictures.
-fn shared(v: &Tile) -> usize {
-    v.staged() + 4 * v.rows
+/// Bytes of shared memory of a block: the stages, with `lines` slots of 64 bytes of pixels a row, and the places of a tile's
+/// rows in the pictures.
+fn shared(v: &Tile, lines: usize) -> usize {
+    v.staged() + v.stages * v.rows * 64 * lines + 4 * v.rows
 }
 
 /// What each variant would take.
 pub fn candidates(dtype: DType, m: &Machine, s: &Shape) -> Vec<Candidate> {
     let k = STRIDE * dtype.bytes();
     let cost = |v: &Tile| Cost {
-        shared: shared(v),
+        shared: shared(v, 1),
         bytes: (s.channels * k) as f64,
         // Each pair of pixels is placed, loaded, converted and stored by a lane.
         arithmetic: v.rows as f64 * 32.0 / dtype.bytes() as f64 / 2.0 * 8.0,
@@ -112,13 +113,14 @@ pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Resu
     pick(OP, m, &candidates(dtype, m, s), asked)
 }
 
-/// Weights `(C, 588)` as kernels take them: rows padded with zeros. In the order of the input: (y, x, channel) of 8-bit
-/// pixels, (channel, y, x) of normalised ones.
-pub fn weights(w: &[f32]) -> Vec<f32> {
-    w.chunks_exact(K).flat_map(|row| row.iter().copied().chain([0.0; STRIDE - K])).collect()
+/// Weights `(C, 588)` as kernels take them, `(C, 672)`: zeros behind what lies side by side in a picture. In the order of
+/// the input: (y, x, channel) of 8-bit pixels, (channel, y, x) of normalised ones.
+pub fn weights(w: &[f32], u8_input: bool) -> Vec<f32> {
+    let (line, zeros) = if u8_input { (3 * PATCH, 6) } else { (PATCH, 2) };
+    w.chunks_exact(line).flat_map(|x| x.iter().copied().chain(std::iter::repeat_n(0.0, zeros))).collect()
 }
 
-/// input, weight `(C, 592)` of the element type ([`weights`]), table `(T, C)` → out, assigned: 8-bit pixels enter as
+/// input, weight `(C, 672)` of the element type ([`weights`]), table `(T, C)` → out, assigned: 8-bit pixels enter as
 /// pixel - 128, f32 ones rounded; prefix rows are the table's.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take, an unknown variant; launches that fail.
@@ -136,10 +138,16 @@ pub fn forward(
     s.check()?;
     let (rows, c) = (s.batch * s.tokens(), s.channels);
     let pixels = s.batch * s.side * s.side * K;
-    let (from, kind) = match input {
-        Input::U8(b) => b.expect(OP, "input", pixels).map(|()| (b.ptr().address(), "u8"))?,
-        Input::F32(b) => b.expect(OP, "input", pixels).map(|()| (b.ptr().address(), "f32"))?,
+    // Slots that a row's copied pixels take.
+    let (from, kind, lines) = match input {
+        Input::U8(b) => b.expect(OP, "input", pixels).map(|()| (b.ptr().address(), "u8", 1))?,
+        Input::F32(b) => b.expect(OP, "input", pixels).map(|()| (b.ptr().address(), "f32", 3))?,
     };
+    if from % 16 != 0 {
+        return Err(Error::usage(format!(
+            "{OP}: pictures must begin at a multiple of 16 bytes, not at {from:#x}"
+        )));
+    }
     weight.expect(OP, "weight", c * STRIDE * dtype.bytes())?;
     table.expect(OP, "table", s.tokens() * c)?;
     out.x.expect(OP, "x", rows * c)?;
@@ -158,10 +166,10 @@ pub fn forward(
         prefix: s.prefix as u32,
         side: s.side as u32,
         channels: c as u32,
-        unused: 0,
+        pixels: pixels as u32,
     };
     let grid = [c.div_ceil(v.columns) as u32, rows.div_ceil(v.rows) as u32, 1];
-    let (block, shared) = (v.threads() as u32, shared(v) as u32);
+    let (block, shared) = (v.threads() as u32, shared(v, lines) as u32);
     let (read, written) = (pixels * if kind == "u8" { 1 } else { 4 }, rows * c * (4 + dtype.bytes()));
     let work = Work::new(&[rows, c, K], 2 * rows * c * K, read + c * STRIDE * dtype.bytes() + written);
     let name = format!("patch_embed_fwd_{kind}_{variant}_{}", dtype.name());

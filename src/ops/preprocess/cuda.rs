@@ -47,9 +47,9 @@ struct Params {
     format: u32,
 }
 
-/// Threads of a block; rows of a thread across, bytes of one down.
-const THREADS: usize = 256;
-const EACH: usize = 4;
+/// Rows of a thread across, and threads of a block at most; bytes of a thread down, and threads of a block.
+const ACROSS: [usize; 2] = [4, 512];
+const DOWN: [usize; 2] = [16, 128];
 
 /// One of the passes. Places are relative to the buffers that it is run with.
 #[derive(Clone, Copy)]
@@ -163,21 +163,34 @@ impl Cropper {
 
     /// frames, as many as prepared for, [`Frame::spacing`] apart → out `(B, crop, crop, 3)`, RGB.
     ///
-    /// Errors: not prepared, buffers of other sizes, launches that fail.
+    /// Errors: not prepared, buffers of other sizes, frames that do not begin at a multiple of 16 bytes, launches that fail.
     pub fn run(&self, stream: &Stream, out: &Buffer<u8>, frames: &Buffer<u8>) -> Result<()> {
         let Some(r) = &self.ready else {
             return Err(Error::usage("preprocess: frames were not prepared for: call prepare first"));
         };
         out.expect("preprocess", "out", 3 * self.crop * self.crop * r.batch)?;
         frames.expect("preprocess", "frames", r.frame.spacing() * r.batch)?;
-        let between = r.between.ptr();
+        let (between, at) = (r.between.ptr(), frames.ptr().address());
+        if at % 16 != 0 {
+            return Err(Error::usage(format!(
+                "preprocess: frames must begin at a multiple of 16 bytes on the device, not at {at:#x}"
+            )));
+        }
         for (pass, from, to) in [(&r.passes[0], frames.ptr(), between), (&r.passes[1], between, out.ptr())] {
             let p = Params { from: from.at(pass.from), to, taps: r.taps.ptr().at(pass.taps), ..pass.params };
-            let threads = p.outputs as usize * (p.other as usize).div_ceil(EACH);
-            let grid = [threads.div_ceil(THREADS) as u32, 1, r.batch as u32];
-            let geometry = Geometry { grid, block: THREADS as u32, shared: 0 };
+            let (outputs, other) = (p.outputs as usize, p.other as usize);
+            let ([x, y], block) = if pass.kernel.contains("across") {
+                // Even shares of the columns, in whole warps, a row's at least.
+                let block = outputs.div_ceil(outputs.div_ceil(ACROSS[1])).next_multiple_of(32);
+                let block = block.max(32 * ACROSS[0]);
+                ([other.div_ceil(ACROSS[0]), outputs.div_ceil(block)], block)
+            } else {
+                ([(outputs * other.div_ceil(DOWN[0])).div_ceil(DOWN[1]), 1], DOWN[1])
+            };
+            let geometry =
+                Geometry { grid: [x as u32, y as u32, r.batch as u32], block: block as u32, shared: 0 };
             let bytes = (p.from_image + p.to_image) as usize * r.batch;
-            let work = Work::new(&[r.batch, p.outputs as usize, p.other as usize], 0, bytes);
+            let work = Work::new(&[r.batch, outputs, other], 0, bytes);
             self.gpu.kernel(pass.kernel)?.doing(work).launch(stream, geometry, &p)?;
         }
         Ok(())

@@ -75,7 +75,7 @@ impl Case {
         let n = s.batch * s.tokens() * s.channels;
         let (crops, pictures) = (gpu.upload(&self.crops).unwrap(), gpu.upload(&self.pictures).unwrap());
         let input = if self.u8_input { Input::U8(&crops) } else { Input::F32(&pictures) };
-        let weight = gpu.upload(&self.dtype.encode(&weights(&self.w))).unwrap();
+        let weight = gpu.upload(&self.dtype.encode(&weights(&self.w, self.u8_input))).unwrap();
         let table = gpu.upload(&self.table).unwrap();
         let x = Guarded::<f32>::new(gpu, n);
         let copy = Guarded::<u8>::new(gpu, n * self.dtype.bytes());
@@ -210,7 +210,7 @@ fn larger_batches_take_larger_tiles_and_what_does_not_fit_is_refused() {
     let s = Shape { batch: 1, side: 1, prefix: 1, channels: 64 };
     let (crop, table, x) = (gpu.zeros(K).unwrap(), gpu.zeros(128).unwrap(), gpu.zeros(128).unwrap());
     let (weight, copy, stats) =
-        (gpu.zeros(64 * 592 * 2).unwrap(), gpu.zeros(256).unwrap(), gpu.zeros(4).unwrap());
+        (gpu.zeros(64 * 672 * 2).unwrap(), gpu.zeros(256).unwrap(), gpu.zeros(4).unwrap());
     let out = Output { x: &x, copy: &copy, stats: &stats };
     let run = |variant, dtype, s: &Shape| {
         forward(&gpu.stream(), dtype, variant, &out, Input::U8(&crop), &weight, &table, s)
