@@ -71,7 +71,8 @@ fn a_trace_of_the_engine_holds_what_the_cpus_does() {
     for subject in ["--model mini.safetensors --image x.png", "--arch small --input x.safetensors"] {
         let trace = |device: &str| {
             let args = format!("trace {subject} --path engine --out t.safetensors");
-            place.run(&format!("{args} --device {device}")).ok();
+            let precision = if device == "cpu" { "f32" } else { "bf16" };
+            place.run(&format!("{args} --device {device} --precision {precision}")).ok();
             support::read_f32(&place.path("t.safetensors"))
         };
         let (want, got) = (trace("cpu --precision f32"), trace("emulated"));

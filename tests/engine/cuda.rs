@@ -23,7 +23,8 @@ fn options(dtype: DType, zero_shot: bool) -> Options {
 
 fn on_cpu(m: &Model, zero_shot: bool) -> Scorer {
     let cpu = Cpu::new(None).unwrap();
-    Scorer::new(m.clone(), cpu, &Options { zero_shot, ..Options::default() }).unwrap()
+    let options = Options { precision: Precision::F32, zero_shot, ..Options::default() };
+    Scorer::new(m.clone(), cpu, &options).unwrap()
 }
 
 /// Of the values less their mean.
