@@ -9,5 +9,5 @@ mod on_cpu;
 pub mod score;
 
 pub use encoder::Encoder;
-pub(crate) use fold::Encoder as EncoderWeights;
+pub(crate) use encoder::EncoderWeights;
 pub use score::{CpuPrecision, Options, Precision, Scorer, Verdict};

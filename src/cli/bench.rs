@@ -200,7 +200,7 @@ impl Bench {
         if let Some(path) = &self.json {
             inputs::make_parent(path)?;
         }
-        let (cpu, model) = (common.cpu()?, self.subject.open(common)?);
+        let (cpu, model) = (common.training_cpu()?, self.subject.open(common)?);
         let input = self.input.as_ref().map(|path| inputs::tensor(path)).transpose()?;
         let form = match self.path {
             Path::Engine => step::Path::Folds,

@@ -94,8 +94,33 @@ impl Common {
         }
     }
 
-    /// The CPU, for commands that compute nowhere else.
+    /// The CPU, for commands that compute nowhere else, in f32.
     pub fn cpu(&self) -> Result<Cpu> {
+        self.cpu_only()?;
+        match self.precision()? {
+            Precision::Auto | Precision::F32 => Ok(self.on_cpu("", Precision::F32)?.cpu),
+            _ => Err(Error::usage(format!(
+                "--precision {}: this command computes in f32; leave the option away",
+                self.precision
+            ))),
+        }
+    }
+
+    /// The CPU that trains: in f32 unless bf16 is asked for, which rounds the operands of products.
+    pub fn training_cpu(&self) -> Result<Cpu> {
+        self.cpu_only()?;
+        let precision = match self.precision()? {
+            Precision::Auto => Precision::F32,
+            asked => asked,
+        };
+        let place = self.on_cpu("", precision)?;
+        Ok(match precision {
+            Precision::F32 => place.cpu,
+            _ => place.cpu.narrowed(),
+        })
+    }
+
+    fn cpu_only(&self) -> Result<()> {
         match self.device.split(':').next().unwrap_or_default() {
             "auto" | "cpu" if !self.device.contains(':') => {}
             "cuda" | "emulated" => {
@@ -106,13 +131,7 @@ impl Common {
             }
             _ => return Err(self.unknown_device()),
         }
-        match self.precision()? {
-            Precision::Auto | Precision::F32 => Ok(self.on_cpu("", Precision::F32)?.cpu),
-            _ => Err(Error::usage(format!(
-                "--precision {}: this command computes in f32; leave the option away",
-                self.precision
-            ))),
-        }
+        Ok(())
     }
 
     fn on_cpu(&self, why: &str, precision: Precision) -> Result<Place> {

@@ -141,7 +141,7 @@ impl Train {
         if self.setting != Setting::FewShot && (self.shots.is_some() || self.shot_list.is_some()) {
             return Err(Error::usage("--shots and --shot-list are for --setting few-shot"));
         }
-        let cpu = common.cpu()?;
+        let cpu = common.training_cpu()?;
         let mut backbone = common.backbone(self.backbone.as_deref())?;
         backbone.config = backbone.config.clone().with_sizes(self.resize, self.crop)?;
         let backbone = Backbone::new(&cpu, backbone)?;

@@ -17,6 +17,7 @@ pub struct Cpu {
     team: Option<Arc<Team>>,
     threads: usize,
     tier: Tier,
+    narrow: bool,
 }
 
 impl Cpu {
@@ -35,7 +36,20 @@ impl Cpu {
             threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
         let failed = |e| Error::usage(format!("cannot start {threads} threads: {e}; ask for fewer"));
         let team = if threads == 1 { None } else { Some(Arc::new(Team::new(threads).map_err(failed)?)) };
-        Ok(Self { team, threads, tier })
+        Ok(Self { team, threads, tier, narrow: false })
+    }
+    /// The same threads and instructions, on which `linear` products round their operands to bf16 and sum in f32 (f64 stays
+    /// as it is).
+    pub fn narrowed(&self) -> Self {
+        Self { narrow: true, ..self.clone() }
+    }
+    /// The same, without the rounding of [`Cpu::narrowed`]: for products that are small and need their digits.
+    pub fn exact(&self) -> Self {
+        Self { narrow: false, ..self.clone() }
+    }
+    /// Whether products round their operands.
+    pub fn is_narrow(&self) -> bool {
+        self.narrow
     }
     /// Number of threads that ops run on.
     pub fn threads(&self) -> usize {

@@ -32,6 +32,8 @@ pub trait Elem:
     + Neg<Output = Self>
     + AddAssign
 {
+    /// What operands of products are rounded to on a narrowed [`Cpu`](super::Cpu).
+    type Narrow: Operand<Sum = Self>;
     /// 0.
     const ZERO: Self;
     /// 1.
@@ -53,8 +55,9 @@ pub trait Elem:
 }
 
 macro_rules! elem {
-    ($t:ty, $exp:path, $dispatch:item) => {
+    ($t:ty, $narrow:ty, $exp:path, $dispatch:item) => {
         impl Elem for $t {
+            type Narrow = $narrow;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             #[inline(always)]
@@ -105,6 +108,7 @@ macro_rules! elem {
 
 elem!(
     f32,
+    half::bf16,
     libm::expf,
     fn dispatch<K: Kernel<f32>>(tier: Tier, k: K) -> K::Output {
         match tier {
@@ -115,6 +119,7 @@ elem!(
     }
 );
 elem!(
+    f64,
     f64,
     libm::exp,
     fn dispatch<K: Kernel<f64>>(_: Tier, k: K) -> K::Output {

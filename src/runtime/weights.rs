@@ -124,6 +124,11 @@ impl RawTensor {
         }
         Self { dtype: Dtype::F32, shape: t.shape().to_vec(), bytes }
     }
+    /// The elements as BF16, rounded.
+    pub fn from_f32_rounded(t: &Tensor<f32>) -> Self {
+        let bytes = crate::runtime::DType::Bf16.encode(&t.data);
+        Self { dtype: Dtype::Bf16, shape: t.shape().to_vec(), bytes }
+    }
     /// Whether shape, dtype and byte count agree (the fields are public), else a sentence.
     fn check(&self) -> std::result::Result<(), String> {
         match byte_len(&self.shape, self.dtype) {

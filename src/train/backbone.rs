@@ -1,7 +1,5 @@
 //! The frozen encoder that a training runs on.
 
-use std::sync::Arc;
-
 use crate::engine::{Encoder, EncoderWeights};
 use crate::error::Result;
 use crate::model::params::Trained;
@@ -15,21 +13,21 @@ pub struct Backbone {
     /// Of the file that the encoder came from; crop and resize are those to train with.
     pub config: Config,
     pub(super) cpu: Cpu,
-    weights: Arc<EncoderWeights>,
+    weights: EncoderWeights,
     /// Hash of the encoder: part of the key of cached features.
     pub(super) hash: [u8; 32],
     source: WeightFile,
 }
 
 impl Backbone {
-    /// Folds the encoder of `model`, which may have a trained part (it is not used), for the tier of `cpu`. Errors: a
-    /// position grid that cannot be resized to the crop's.
+    /// Folds the encoder of `model`, which may have a trained part (it is not used), for the tier of `cpu`; in bf16 on a
+    /// [`Cpu::narrowed`]. Errors: a position grid that cannot be resized to the crop's.
     pub fn new(cpu: &Cpu, model: Model) -> Result<Self> {
         let hash = model.encoder_hash();
         let (config, encoder, _, source) = model.into_parts();
         // Buffers for a trained part would only take memory.
         let alone = Config { prototypes: 0, decoder_blocks: 0, ..config.clone() };
-        let weights = Arc::new(EncoderWeights::new(cpu, &alone, encoder)?);
+        let weights = EncoderWeights::new(cpu, &alone, encoder)?;
         Ok(Self { config, cpu: cpu.clone(), weights, hash, source })
     }
 

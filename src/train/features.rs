@@ -3,7 +3,7 @@
 //! The encoder is frozen and the data deterministic, so a picture's features never change. The key of a kept feature is
 //! a hash of the file's bytes, the encoder's weights, the preprocessing, the way of computing and the few-shot view;
 //! never a name or a time stamp. The engine's encoder computes them: up to rounding (a few 1e-6 of the largest feature)
-//! what the plain one gives, and what the model will be scored with.
+//! what the plain one gives, and what the model will be scored with. A training in bf16 rounds them to bf16, kept or not.
 
 mod disk;
 
@@ -17,6 +17,7 @@ use crate::model::Config;
 use crate::model::encoder::Features;
 use crate::ops::preprocess;
 use crate::runtime::Tensor;
+use crate::runtime::weights::{Dtype, RawTensor};
 use crate::train::Backbone;
 use crate::train::features::disk::Disk;
 
@@ -67,7 +68,7 @@ pub struct FeatureStore<'a> {
     keep: Keep,
     workers: Option<usize>,
     limits: Limits,
-    ram: Vec<Option<Vec<f32>>>,
+    ram: Vec<Option<RawTensor>>,
     keys: Vec<Option<String>>,
 }
 
@@ -190,7 +191,7 @@ impl<'a> FeatureStore<'a> {
 
     /// Features of the items `batch`, in that order: (B, N, C) for each group.
     pub fn batch(&mut self, batch: &[usize]) -> Result<Features> {
-        let mut rows: Vec<Option<Vec<f32>>> =
+        let mut rows: Vec<Option<RawTensor>> =
             batch.iter().map(|&i| if self.ram[i].is_some() { None } else { self.on_disk(i) }).collect();
         let missing: Vec<usize> =
             (0..batch.len()).filter(|&b| rows[b].is_none() && self.ram[batch[b]].is_none()).collect();
@@ -213,22 +214,31 @@ impl<'a> FeatureStore<'a> {
             Ok(())
         })?;
         for (b, x) in found {
-            let f = self.encoder.features(&x.data)?;
+            let f = self.features(&x)?;
             self.keep_on_disk(batch[b], &f)?;
             rows[b] = Some(f);
         }
         let b = batch.len();
         let (n, groups) = (cfg.side() * cfg.side(), cfg.groups.len());
         let size = n * cfg.channels;
-        let group = |g: usize| {
-            let mut t = Vec::with_capacity(b * size);
-            let kept = batch.iter().map(|&i| self.ram[i].as_deref());
-            for row in kept.zip(&rows).filter_map(|(kept, row)| kept.or(row.as_deref())) {
-                t.extend_from_slice(&row[g * size..(g + 1) * size]);
-            }
-            Tensor::new(&[b, n, cfg.channels], t)
-        };
-        Ok(Features { groups: (0..groups).map(group).collect() })
+        let mut all = vec![Vec::with_capacity(b * size); groups];
+        let kept = batch.iter().map(|&i| self.ram[i].as_ref());
+        for row in kept.zip(&rows).filter_map(|(kept, row)| kept.or(row.as_ref())) {
+            let row = row.to_f32()?.data;
+            all.iter_mut().zip(row.chunks_exact(size)).for_each(|(t, g)| t.extend_from_slice(g));
+        }
+        let group = |t| Tensor::new(&[b, n, cfg.channels], t);
+        Ok(Features { groups: all.into_iter().map(group).collect() })
+    }
+
+    /// Runs the encoder.
+    fn features(&mut self, x: &Tensor<f32>) -> Result<RawTensor> {
+        let f = self.encoder.features(&x.data)?;
+        let f = Tensor::new(&[f.len()], f);
+        Ok(match self.backbone.cpu.is_narrow() {
+            true => RawTensor::from_f32_rounded(&f),
+            false => RawTensor::from_f32(&f),
+        })
     }
 
     /// Numbers in one item's features.
@@ -239,7 +249,7 @@ impl<'a> FeatureStore<'a> {
 
     /// Whether an item is to be encoded now and kept; sets aside the memory it needs.
     fn will_keep(&mut self, i: usize) -> bool {
-        let need = 4 * self.item_len() as u64;
+        let need = (self.dtype().size() * self.item_len()) as u64;
         if let Keep::Ram { left } = &mut self.keep {
             let fits = need <= *left;
             *left -= if fits { need } else { 0 };
@@ -250,7 +260,7 @@ impl<'a> FeatureStore<'a> {
 
     /// Encodes an item and keeps it.
     fn encode(&mut self, i: usize, x: &Tensor<f32>) -> Result<()> {
-        let f = self.encoder.features(&x.data)?;
+        let f = self.features(x)?;
         if let Keep::Ram { .. } = self.keep {
             self.ram[i] = Some(f);
             return Ok(());
@@ -258,12 +268,16 @@ impl<'a> FeatureStore<'a> {
         self.keep_on_disk(i, &f)
     }
 
-    fn on_disk(&self, i: usize) -> Option<Vec<f32>> {
-        let Keep::Disk(disk) = &self.keep else { return None };
-        disk.read(self.keys[i].as_ref()?, self.item_len())
+    fn dtype(&self) -> Dtype {
+        if self.backbone.cpu.is_narrow() { Dtype::Bf16 } else { Dtype::F32 }
     }
 
-    fn keep_on_disk(&mut self, i: usize, f: &[f32]) -> Result<()> {
+    fn on_disk(&self, i: usize) -> Option<RawTensor> {
+        let Keep::Disk(disk) = &self.keep else { return None };
+        disk.read(self.keys[i].as_ref()?, self.dtype(), self.item_len())
+    }
+
+    fn keep_on_disk(&mut self, i: usize, f: &RawTensor) -> Result<()> {
         match (&mut self.keep, &self.keys[i]) {
             (Keep::Disk(disk), Some(key)) => disk.write(key, f),
             _ => Ok(()),
@@ -287,8 +301,13 @@ fn feature_key(bytes: &[u8], backbone: &Backbone, view: Option<usize>) -> String
     h.update(&backbone.hash);
     // The number stands for the bits: it changes whenever the engine computes others.
     let how = format!(
-        "v2 engine f32 heads {} targets {:?} groups {:?} resize {} crop {} view {view:?}",
-        cfg.heads, cfg.target_layers, cfg.groups, cfg.resize, cfg.crop
+        "v2 engine {} heads {} targets {:?} groups {:?} resize {} crop {} view {view:?}",
+        if backbone.cpu.is_narrow() { "bf16" } else { "f32" },
+        cfg.heads,
+        cfg.target_layers,
+        cfg.groups,
+        cfg.resize,
+        cfg.crop
     );
     h.update(how.as_bytes());
     h.finalize().to_hex().to_string()

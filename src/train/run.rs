@@ -148,7 +148,7 @@ pub fn train(
             schedule.total, schedule.warmup
         ));
     }
-    let settings = settings(&cfg, store, options, batch, &schedule);
+    let settings = settings(cpu, &cfg, store, options, batch, &schedule);
     let (mut p, mut opt) = match &options.resume {
         Some(path) => checkpoint::load(path, &cfg, &settings)?,
         None => (init::init(&cfg, options.seed)?, Optimizer::new(&cfg)),
@@ -196,6 +196,7 @@ pub fn train(
 
 /// Everything that must be equal for a resumed run to be the same run.
 fn settings(
+    cpu: &Cpu,
     cfg: &Config,
     store: &FeatureStore,
     o: &Options,
@@ -206,6 +207,7 @@ fn settings(
         "images": store.len(), "features": store.fingerprint(), "batch": batch, "iterations": s.total,
         "warmup": s.warmup, "lr": s.base, "seed": o.seed, "prototypes": cfg.prototypes,
         "decoder_blocks": cfg.decoder_blocks, "path": o.path.name(),
+        "precision": if cpu.is_narrow() { "bf16" } else { "f32" },
     });
     value.as_object().expect("made as an object").clone()
 }

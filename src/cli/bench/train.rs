@@ -133,7 +133,7 @@ impl Training {
         let v = json!({
             "model": name, "train": if self.source == Source::Fresh { "fresh" } else { "cached" },
             "path": self.path.name(), "crop": self.config.crop, "simd": self.cpu.tier().name(),
-            "threads": self.cpu.threads(), "precision": "f32", "batch": batch, "iters": iters,
+            "threads": self.cpu.threads(), "precision": if self.cpu.is_narrow() { "bf16" } else { "f32" }, "batch": batch, "iters": iters,
             "ms": all.json(), "ms_per_image": all.p50 / batch as f64,
             "stages": {
                 "encoder": middle(&|s| s.encoder), "gradients": middle(&|s| s.gradients),

@@ -38,10 +38,12 @@ pub fn forward<E: Elem>(
     let (b, n, r, c, hidden) = check(a, f, w2)?;
     c1.expect("inp_decode", "c1", &[hidden])?;
     c2.expect("inp_decode", "c2", &[c])?;
+    // Variances are differences of large sums: no rounding here.
+    let exact = cpu.exact();
     let mut a_gram = Tensor::zeros(a.shape());
     each(b, &mut a_gram.data, |i, out| {
         let (a, gram) = (Mat::plain(a.slab(i), r), Mat::plain(f.gram.slab(i), r));
-        gemm(cpu, [n, r, r], a, gram, out, r, Start::Zero);
+        gemm(&exact, [n, r, r], a, gram, out, r, Start::Zero);
     });
     let (scaled, rstd) = cpu.make_chunks2([a.len(), ROWS * r], [b * n, ROWS], |i, scaled, rstd| {
         let at = i * ROWS * r;
@@ -153,11 +155,12 @@ pub fn backward<E: Elem>(
         let (rstd, a_gram) = (&rstd[i * ROWS..], &a_gram.data[i * ROWS * r..][..da.len()]);
         cpu.dispatch(Variance { da, weighted, rstd, a_gram, r });
     });
+    let exact = cpu.exact();
     let mut dm = Tensor::zeros(f.m.shape());
     let mut dgram = Tensor::zeros(f.gram.shape());
     each(b, &mut dgram.data, |i, out| {
         let (a, w) = (Mat::transposed(a.slab(i), r), Mat::plain(weighted.slab(i), r));
-        gemm(cpu, [r, r, n], a, w, out, r, Start::Zero);
+        gemm(&exact, [r, r, n], a, w, out, r, Start::Zero);
     });
     each(b, &mut dm.data, |i, out| {
         let (a, dy) = (Mat::transposed(a.slab(i), r), Mat::plain(dy.slab(i), c));

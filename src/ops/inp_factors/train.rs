@@ -66,9 +66,11 @@ pub fn forward<E: Elem>(
     scaled.extend_from_slice(&bias.data);
     let (x, w) = (Mat::plain(&scaled, c), Mat::transposed(&w1.data, c));
     let u = product(cpu, [b * r + 1, hidden, c], x, w, None);
+    // Variances are differences of large sums: no rounding here.
+    let exact = cpu.exact();
     let mut gram = vec![E::ZERO; b * r * r];
     for (gram, x) in gram.chunks_exact_mut(r * r).zip(centred.chunks_exact(r * c)) {
-        gemm(cpu, [r, r, c], Mat::plain(x, c), Mat::transposed(x, c), gram, r, Start::Zero);
+        gemm(&exact, [r, r, c], Mat::plain(x, c), Mat::transposed(x, c), gram, r, Start::Zero);
     }
     let share = E::ONE / E::from_f64(c as f64);
     gram.iter_mut().for_each(|x| *x = *x * share);
@@ -151,10 +153,11 @@ pub fn backward<E: Elem>(
     }
     dscaled.truncate(b * r * c);
     // The Gram matrix's share of dcentred: 2/C·dG·centred, dG being symmetric.
+    let exact = cpu.exact();
     let mut dcentred = vec![E::ZERO; b * r * c];
     let images = dcentred.chunks_exact_mut(r * c).zip(d.gram.data.chunks_exact(r * r));
     for ((out, dgram), x) in images.zip(f.centred.data.chunks_exact(r * c)) {
-        gemm(cpu, [r, c, r], Mat::plain(dgram, r), Mat::plain(x, c), out, c, Start::Zero);
+        gemm(&exact, [r, c, r], Mat::plain(dgram, r), Mat::plain(x, c), out, c, Start::Zero);
     }
     let mut parts = Vec::with_capacity(b * r * c);
     let mut dm = d.m.data;

@@ -2,13 +2,16 @@
 //!
 //! K is cut into blocks whose length depends on K alone; inside a block every element of C is one chain of multiply-adds,
 //! and blocks are added in order. So row r of a product has the same bits alone, in any batch and on any thread count.
+//!
+//! On a [`Cpu::narrowed`] both operands are rounded to narrower ones first, several of which then share a lane along K; C
+//! and the sums stay as they are.
 
 use super::micro::{self, Out, Rows};
 use super::pack::Pack;
 pub use super::{micro::Start, pack::Mat};
 use crate::runtime::Cpu;
-use crate::runtime::simd::product::Plain;
-use crate::runtime::simd::{Elem, Kernel, Simd};
+use crate::runtime::simd::slice::load;
+use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd};
 
 /// Longest K block: a panel of it and the rows that meet it stay in the second-level cache.
 const KC: usize = 768;
@@ -16,6 +19,11 @@ const KC: usize = 768;
 const STRIP: usize = 16;
 /// Register tiles across a panel of a transposed A: rows long enough to be copied at the speed of memory.
 const TILES: usize = 8;
+
+/// Rows that one task rounds.
+const ROUND: usize = 16;
+/// What rounded rows are padded to, so that whole vectors of any tier fit.
+const PAD: usize = 16;
 
 /// C `(m, n)`, rows `ldc` apart, becomes A `(m, k)` · B `(k, n)` + `start`.
 ///
@@ -61,17 +69,98 @@ unsafe fn into<E: Elem>(
     b: Mat<E>,
     c: Out<E>,
     ldc: usize,
-    mut start: Start<E>,
+    start: Start<E>,
 ) {
     a.check(m, k);
     b.check(k, n);
     if let Start::Bias(bias) = start {
         assert_eq!(bias.len(), n, "gemm: bias");
     }
+    let groups = k.div_ceil(E::Narrow::GROUP);
+    // SAFETY: C is the caller's; the operands were checked, and `rounded` makes whole ones.
+    unsafe {
+        if cpu.is_narrow() && E::Narrow::GROUP > 1 {
+            let (da, lda) = rounded::<E::Narrow>(cpu, a, !a.transposed, m, k);
+            let (db, ldb) = rounded::<E::Narrow>(cpu, b, b.transposed, n, k);
+            let (a, b) = (Mat { data: &da[..], ld: lda, ..a }, Mat { data: &db[..], ld: ldb, ..b });
+            lanes::<E::Narrow>(cpu, [m, n, groups], a, b, c, ldc, start)
+        } else {
+            lanes::<E>(cpu, [m, n, k], a, b, c, ldc, start)
+        }
+    }
+}
+
+/// An operand with `k` elements along K and `others` across, in groups: stored as it was, and the distance of its rows.
+/// `along`: K runs along the stored rows, so that a group is neighbours in a row; else it is one element of each of
+/// neighbouring rows.
+fn rounded<X: Operand>(
+    cpu: &Cpu,
+    from: Mat<X::Sum>,
+    along: bool,
+    others: usize,
+    k: usize,
+) -> (Vec<X::Sum>, usize) {
+    let groups = k.div_ceil(X::GROUP);
+    let (rows, ld) = if along { (others, groups) } else { (groups, others.next_multiple_of(PAD)) };
+    let chunk = ROUND * ld.max(1);
+    let data = cpu.make_chunks(rows * ld, chunk, |i, to| {
+        cpu.product::<X, _>(Round { to, ld, from, first: i * ROUND, along, others, k })
+    });
+    (data, ld)
+}
+
+/// Rows `first..` of a rounded operand. They come as zeros, which is what groups are filled up with.
+struct Round<'a, X: Operand> {
+    to: &'a mut [X::Sum],
+    ld: usize,
+    from: Mat<'a, X::Sum>,
+    first: usize,
+    along: bool,
+    others: usize,
+    k: usize,
+}
+impl<X: Operand> ProductKernel<X> for Round<'_, X> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Product<X = X>>(self, p: P) {
+        let Self { to, ld, from, first, along, others, k } = self;
+        let l = P::S::LANES;
+        for (to, row) in to.chunks_exact_mut(ld.max(1)).zip(first..) {
+            if along {
+                let x = &from.data[row * from.ld..][..k];
+                for j in (0..k).step_by(l) {
+                    // SAFETY: the row has k elements rounded up to whole groups.
+                    unsafe { p.put(to.as_mut_ptr().cast::<X>().add(j), l.min(k - j), load(p.simd(), x, j)) };
+                }
+                continue;
+            }
+            for slot in (0..X::GROUP).take_while(|slot| row * X::GROUP + slot < k) {
+                let x = &from.data[(row * X::GROUP + slot) * from.ld..][..others];
+                for j in (0..others).step_by(l) {
+                    // SAFETY: rows are padded to a multiple of every tier's lanes.
+                    unsafe { p.place(to.as_mut_ptr().add(j), slot, load(p.simd(), x, j)) };
+                }
+            }
+        }
+    }
+}
+
+/// The product of operands that lie in lanes, `k` of them along K.
+///
+/// SAFETY: as [`into`]'s; A and B hold `(m, k)` and `(k, n)`.
+unsafe fn lanes<X: Operand>(
+    cpu: &Cpu,
+    [m, n, k]: [usize; 3],
+    a: Mat<X::Sum>,
+    b: Mat<X::Sum>,
+    c: Out<X::Sum>,
+    ldc: usize,
+    mut start: Start<X::Sum>,
+) {
     if m == 0 || n == 0 {
         return;
     }
-    let (mr, nr) = cpu.product::<E, _>(micro::Shape);
+    let (mr, nr) = cpu.product::<X, _>(micro::Shape);
     let kc = k.div_ceil(k.div_ceil(KC).max(1));
     let (rows, cols) = task(cpu.threads(), m, n, mr, nr);
     let across = n.div_ceil(cols);
@@ -98,7 +187,8 @@ unsafe fn into<E: Elem>(
                 Start::Bias(bias) => Start::Bias(&bias[j..j + n]),
                 other => other,
             };
-            cpu.dispatch(Task { shape: [m, n, kc], a, b: &pb[j * kc..], c, at: i * ldc + j, ldc, start });
+            let at = i * ldc + j;
+            cpu.product::<X, _>(Task { shape: [m, n, kc], a, b: &pb[j * kc..], c, at, ldc, start });
         });
         start = Start::Add;
     }
@@ -138,14 +228,14 @@ struct Task<'a, E> {
     ldc: usize,
     start: Start<'a, E>,
 }
-impl<E: Elem> Kernel<E> for Task<'_, E> {
+impl<X: Operand> ProductKernel<X> for Task<'_, X::Sum> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = E>>(self, s: S) {
+    fn run<P: Product<X = X>>(self, p: P) {
         // SAFETY: `into` checked A and B, its caller C, and this task's rows and columns lie inside them.
         unsafe {
             let c = self.c.0.add(self.at);
-            micro::block(Plain(s), self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)
+            micro::block(p, self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)
         }
     }
 }

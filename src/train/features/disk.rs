@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
-use crate::runtime::weights::{RawTensor, WeightFile};
-use crate::runtime::{Tensor, Tier};
+use crate::runtime::Tier;
+use crate::runtime::weights::{Dtype, RawTensor, WeightFile};
 
 /// Metadata key of the [`checksum`].
 const CHECKSUM: &str = "blake3";
@@ -40,16 +40,16 @@ impl Disk {
     }
 
     /// The features of a key, if the file is there and whole; a damaged one counts as missing and is written again.
-    pub fn read(&self, key: &str, len: usize) -> Option<Vec<f32>> {
-        let file = WeightFile::read(self.path(key)).ok()?;
-        let raw = file.tensors.get("features")?;
-        let whole = *file.metadata.get(CHECKSUM)? == checksum(raw);
-        raw.to_f32().ok().map(|f| f.data).filter(|f| whole && f.len() == len)
+    pub fn read(&self, key: &str, dtype: Dtype, len: usize) -> Option<RawTensor> {
+        let mut file = WeightFile::read(self.path(key)).ok()?;
+        let raw = file.tensors.remove("features")?;
+        let whole = *file.metadata.get(CHECKSUM)? == checksum(&raw);
+        Some(raw).filter(|raw| whole && raw.dtype == dtype && raw.shape == [len])
     }
 
     /// Keeps the features of a key; one that is larger than the limit is not kept.
-    pub fn write(&mut self, key: &str, f: &[f32]) -> Result<()> {
-        let size = 4 * f.len() as u64 + 256;
+    pub fn write(&mut self, key: &str, raw: &RawTensor) -> Result<()> {
+        let size = raw.bytes.len() as u64 + 256;
         if size > self.limit {
             return Ok(());
         }
@@ -58,9 +58,8 @@ impl Disk {
         }
         let path = self.path(key);
         let mut file = WeightFile { path: path.clone(), ..WeightFile::default() };
-        let raw = RawTensor::from_f32(&Tensor::new(&[f.len()], f.to_vec()));
-        file.metadata.insert(CHECKSUM.into(), checksum(&raw));
-        file.tensors.insert("features".into(), raw);
+        file.metadata.insert(CHECKSUM.into(), checksum(raw));
+        file.tensors.insert("features".into(), raw.clone());
         file.write(&path)?;
         self.used += size;
         Ok(())

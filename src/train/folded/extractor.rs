@@ -35,7 +35,7 @@ pub fn forward<E: Elem>(
     let ones = Tensor::new(&[c], vec![E::ONE; c]);
     let (x, _) = layernorm::forward(cpu, f, &ones, &Tensor::zeros(&[c]), TRAINED_EPS)?;
     let q = linear::forward(cpu, &norm_p, &p.q.w, Some(&p.q.b))?;
-    let (out, attn) = extract::forward(cpu, &q, &x, n1, [&p.kv.w, &p.kv.b], heads)?;
+    let (out, attn) = extract::forward(&cpu.exact(), &q, &x, n1, [&p.kv.w, &p.kv.b], heads)?;
     let mut mid = linear::forward(cpu, &out, &p.proj.w, Some(&p.proj.b))?;
     fuse::add(cpu, &mut mid, prototypes)?; // the same P0 for every image
     let (norm, stats_mid) = layernorm::forward(cpu, &mid, &p.norm2.gain, &p.norm2.bias, TRAINED_EPS)?;
@@ -66,7 +66,7 @@ pub fn backward<E: Elem>(
     let dout = linear::backward(cpu, &dmid, &s.out, &p.proj.w, &mut d.proj.w, Some(&mut d.proj.b), true)?;
     let (g1, n1) = (&p.norm1.gain, &mut d.norm1);
     let dq = extract::backward(
-        cpu,
+        &cpu.exact(),
         &dout.expect("asked for"),
         &s.q,
         &s.x,
