@@ -150,6 +150,29 @@ fn folds_have_the_same_bits_on_any_threads_and_every_run() {
     assert_eq!(first, each_tier("folded step", run));
 }
 
+/// Operands rounded to bf16: losses and gradients near f32's, the same bits on any threads.
+#[test]
+fn gradients_in_bf16_are_near_f32s() {
+    let cfg = shape(64, 4, 6, 4);
+    let (p, features) = (weights::<f32>(&cfg), batch::<f32>(&cfg, 2, 50));
+    let run = |cpu: &Cpu| {
+        let g = step::gradients(cpu, &p, &cfg, &features, step::Path::Folds).unwrap();
+        let all: Vec<f32> = g.grads.tensors().into_iter().flat_map(|t| t.data.clone()).collect();
+        (g.loss, all)
+    };
+    let (loss, want) = run(&Cpu::new(Some(1)).unwrap());
+    let near = |cpu: &Cpu| {
+        let (narrow, got) = run(&cpu.narrowed());
+        close("loss", &[narrow], &[loss], 1e-2);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+        let cos = dot(&got, &want) / (dot(&got, &got) * dot(&want, &want)).sqrt();
+        println!("cosine of the gradients in bf16 and f32 on {}: {cos:.6}", cpu.tier().name());
+        assert!(cos >= 0.99, "the gradients point elsewhere: cosine {cos}");
+        got
+    };
+    each_tier("bf16 step", near);
+}
+
 #[test]
 fn schedule_starts_at_zero_and_ends_at_a_tenth() {
     let s = Schedule { base: 1e-3, total: 200, warmup: 100 };

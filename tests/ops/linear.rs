@@ -3,6 +3,7 @@
 mod bf16;
 mod cuda;
 mod int8;
+mod narrowed;
 mod packed;
 
 use inp_former::ops::linear::{
