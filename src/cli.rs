@@ -11,6 +11,7 @@ mod info;
 mod inputs;
 mod modelled;
 mod profile;
+mod quantise;
 mod score;
 mod subject;
 mod trace;
@@ -50,6 +51,8 @@ enum Command {
     Score(score::Score),
     /// Set thresholds from good images alone and store them in the model file
     Calibrate(calibrate::Calibrate),
+    /// Calibrate a model for int8 with good images; store it in the model file, tell how close int8 is to f32
+    Quantise(quantise::Quantise),
     /// Measure the time that a frame takes, stage by stage
     Bench(bench::Bench),
     /// Take a pass on a GPU apart, kernel by kernel: measured on a real one, predicted on the emulated one
@@ -71,6 +74,9 @@ pub struct Common {
     /// Number format to compute in
     #[arg(long, global = true, default_value = "auto", value_name = "auto|f32|bf16|f16|int8|fp8|tf32")]
     precision: String,
+    /// Compute in int8 even if the model's calibration found it too far from f32
+    #[arg(long, global = true)]
+    allow_inaccurate: bool,
     /// CPU threads [default: every core]
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -102,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Eval(c) => c.run(common),
         Command::Score(c) => c.run(common),
         Command::Calibrate(c) => c.run(common),
+        Command::Quantise(c) => c.run(common),
         Command::Bench(c) => c.run(common),
         Command::Profile(c) => c.run(common),
         Command::Convert(c) => c.run(common),

@@ -4,7 +4,9 @@ mod cuda;
 mod encoder;
 mod fold;
 mod forward;
+pub mod int8;
 mod kernels;
+mod layer;
 mod on_cpu;
 pub mod score;
 

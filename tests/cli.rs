@@ -7,6 +7,7 @@ mod cuda;
 mod errors;
 mod eval;
 mod outputs;
+mod quantise;
 #[cfg(unix)]
 mod resume;
 mod score;

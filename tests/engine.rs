@@ -2,6 +2,7 @@
 
 mod bf16;
 mod cuda;
+mod int8;
 
 use inp_former::data::image::{Limits, decode};
 use inp_former::engine::score::Scored;

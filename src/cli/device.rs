@@ -56,7 +56,9 @@ impl Place {
             common.note(format!("device: cpu after all ({e})"));
             self.device = self.cpu.clone().into();
         }
-        Scorer::new(model, self.device.clone(), &Options { precision: self.precision, ..options })
+        let options =
+            Options { precision: self.precision, allow_inaccurate: common.allow_inaccurate, ..options };
+        Scorer::new(model, self.device.clone(), &options)
     }
     /// Whether the GPU is the emulator's.
     pub fn is_emulated(&self) -> bool {
@@ -86,11 +88,12 @@ impl Common {
             "bf16" => Ok(Precision::Of(DType::Bf16)),
             "f16" => Ok(Precision::Of(DType::F16)),
             "tf32" => Ok(Precision::Of(DType::Tf32)),
-            "int8" | "fp8" => Err(Error::usage(format!(
-                "--precision {}: this version has no kernels for it; use f32 or bf16 on a CPU, bf16, f16 or tf32 on a GPU",
+            "int8" => Ok(Precision::Int8),
+            "fp8" => Err(Error::usage(format!(
+                "--precision {}: this version has no kernels for it; use f32, bf16 or int8 on a CPU, bf16, f16 or tf32 on a GPU",
                 self.precision
             ))),
-            p => Err(Error::usage(format!("--precision {p}: choose auto, f32, bf16, f16 or tf32"))),
+            p => Err(Error::usage(format!("--precision {p}: choose auto, f32, bf16, f16, tf32 or int8"))),
         }
     }
 
@@ -160,7 +163,7 @@ impl Common {
         let precision = self.precision()?;
         let gpu = match self.device.as_str() {
             "cpu" => None,
-            "auto" if precision == Precision::F32 => None,
+            "auto" if matches!(precision, Precision::F32 | Precision::Int8) => None,
             "auto" => match Gpu::open(0).and_then(|gpu| cuda::has_kernels().map(|()| gpu)) {
                 Ok(gpu) => Some(gpu),
                 Err(e) => {

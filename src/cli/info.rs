@@ -42,8 +42,8 @@ impl Info {
         }
         let tier = cpu.tier().name();
         let auto = Precision::Auto.on_cpu(&cpu)?.name();
-        let precisions =
-            [Precision::F32, Precision::Of(DType::Bf16)].map(|p| p.on_cpu(&cpu).map(|p| p.name()));
+        let precisions = [Precision::F32, Precision::Of(DType::Bf16), Precision::Int8]
+            .map(|p| p.on_cpu(&cpu).map(|p| p.name()));
         let precisions: Vec<_> = precisions.into_iter().flatten().collect();
         let mut archs: Vec<u32> = IMAGES.iter().map(|i| i.arch).collect();
         archs.sort_unstable();

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use inp_former::Result;
+use inp_former::engine::{Precision, int8};
 use inp_former::model::params::{Encoder, Trained};
 use inp_former::model::{Config, Model};
-use inp_former::runtime::Tensor;
+use inp_former::ops::preprocess::{ImageView, crop_u8};
 use inp_former::runtime::weights::{RawTensor, WeightFile};
+use inp_former::runtime::{Cpu, Tensor};
 use inp_former::train::init::{self, Rng};
 use serde_json::Map;
 
@@ -53,6 +55,25 @@ impl Subject {
             }
             (None, arch) => Model::load_to_score(random(arch)?),
         }
+        .and_then(|model| self.calibrated(common, model))
+    }
+}
+
+impl Subject {
+    /// For int8, a model without a file is calibrated with the very frame.
+    fn calibrated(&self, common: &Common, mut model: Model) -> Result<Model> {
+        if self.model.is_some() || common.precision()? != Precision::Int8 {
+            return Ok(model);
+        }
+        let cpu = Cpu::new(common.threads.map(usize::from))?;
+        let pixels = frame();
+        let view = ImageView::rgb(&pixels, WIDTH, HEIGHT)?;
+        let crop = crop_u8(&cpu, &view, model.config.resize, model.config.crop)?;
+        let found = int8::calibrate(&cpu, &model, &[crop])?;
+        common.note(format!("calibrated for int8 with the frame: map error {:.2e}", found.map_error));
+        model.config.other.insert("int8".into(), found.to_json());
+        model.int8 = found.smoothing;
+        Ok(model)
     }
 }
 

@@ -23,8 +23,8 @@ impl EncoderWeights {
     /// Folds and packs for `cpu`.
     pub fn new(cpu: &Cpu, cfg: &Config, encoder: params::Encoder) -> Result<Self> {
         Ok(match cpu.is_narrow() {
-            true => Self::Bf16(Arc::new(fold::Encoder::new(cpu, cfg, encoder)?)),
-            false => Self::F32(Arc::new(fold::Encoder::new(cpu, cfg, encoder)?)),
+            true => Self::Bf16(Arc::new(fold::Encoder::new(cpu, cfg, encoder, &mut |_, _| None)?)),
+            false => Self::F32(Arc::new(fold::Encoder::new(cpu, cfg, encoder, &mut |_, _| None)?)),
         })
     }
 }

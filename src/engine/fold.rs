@@ -14,19 +14,21 @@
 
 use crate::error::Result;
 use crate::model::config::PATCH;
-use crate::model::params::{self, Linear, Mlp, Norm, Trained};
+use crate::model::params::{self, Linear, Norm, Trained};
 use crate::model::{Config, ENCODER_EPS, Model, TRAINED_EPS};
 use crate::ops::linear::gemm::{Mat, Start, gemm};
 use crate::ops::linear::packed::{Narrow, Packed};
 use crate::ops::{anomaly_map, layernorm, linear, patch_embed, preprocess};
 use crate::runtime::{Cpu, Tensor};
 
+use super::layer::{Decide, Layer};
+
 /// One encoder block; every LayerNorm before a product is only `(x - mean)·rstd`.
 pub struct Block<X> {
-    pub qkv: Packed<X>,
-    pub proj: Packed<X>,
-    pub fc1: Packed<X>,
-    pub fc2: Packed<X>,
+    pub qkv: Layer<X>,
+    pub proj: Layer<X>,
+    pub fc1: Layer<X>,
+    pub fc2: Layer<X>,
 }
 
 /// The extractor with its constant query.
@@ -44,7 +46,7 @@ pub struct Extract {
 
 /// One decoder block in its low-rank form.
 pub struct Decode<X> {
-    pub q: Packed<X>,
+    pub q: Layer<X>,
     pub kv: Packed<X>,
     /// `learn_scale` `(H)`.
     pub scale: Vec<f32>,
@@ -59,7 +61,7 @@ pub struct Decode<X> {
     pub fc1_scaled: Vec<f32>,
     pub fc1_shift: Vec<f32>,
     /// Second MLP layer; its bias includes the projection's.
-    pub fc2: Packed<X>,
+    pub fc2: Layer<X>,
 }
 
 /// Taken from 8-bit pixels, so that the rounding of weights is not multiplied by their mean.
@@ -82,7 +84,7 @@ pub struct Folded<X> {
     pub config: Config,
     pub encoder: Encoder<X>,
     pub extract: Extract,
-    pub bottleneck: (Packed<X>, Packed<X>),
+    pub bottleneck: (Layer<X>, Layer<X>),
     pub decode: Vec<Decode<X>>,
     pub post: Post,
 }
@@ -94,28 +96,25 @@ pub struct Post {
 }
 
 impl<X: Narrow> Folded<X> {
-    /// Folds and packs for the tier of `cpu`. Blocks are let go as they are folded: the weights are in memory once.
-    pub fn new(cpu: &Cpu, model: Model) -> Result<Self> {
+    /// Folds and packs for the tier of `cpu`; `decide` says which layers are in int8. Blocks are let go as they are folded:
+    /// the weights are in memory once.
+    pub fn new(cpu: &Cpu, model: Model, decide: Decide) -> Result<Self> {
         model.trained()?;
         let (cfg, enc, trained, _) = model.into_parts();
         let p = trained.expect("asked for above");
-        let encoder = Encoder::new(cpu, &cfg, enc)?;
+        let encoder = Encoder::new(cpu, &cfg, enc, decide)?;
         let extract = Extract::new(cpu, &cfg, &p)?;
-        let bottleneck = mlp(cpu, None, &p.bottleneck);
-        Ok(Self {
-            post: Post::new(cfg.side(), cfg.crop),
-            config: cfg,
-            encoder,
-            extract,
-            bottleneck,
-            decode: p.decoder.into_iter().map(|b| Decode::new(cpu, &b)).collect(),
-        })
+        let mut layer = |name: &str, l| Layer::new(cpu, format!("bottleneck.{name}"), Plain::of(l), decide);
+        let bottleneck = (layer("fc1", &p.bottleneck.fc1), layer("fc2", &p.bottleneck.fc2));
+        let decode =
+            p.decoder.into_iter().enumerate().map(|(j, b)| Decode::new(cpu, j, &b, decide)).collect();
+        Ok(Self { post: Post::new(cfg.side(), cfg.crop), config: cfg, encoder, extract, bottleneck, decode })
     }
 }
 
 impl<X: Narrow> Encoder<X> {
     /// As [`Folded::new`], of the encoder alone.
-    pub fn new(cpu: &Cpu, cfg: &Config, enc: params::Encoder) -> Result<Self> {
+    pub fn new(cpu: &Cpu, cfg: &Config, enc: params::Encoder, decide: Decide) -> Result<Self> {
         let (c, side) = (cfg.channels, cfg.side());
         let pos = patch_embed::pos_embed(cpu, &enc.pos, (side, side))?;
         let patch = |u8_input| {
@@ -133,11 +132,17 @@ impl<X: Narrow> Encoder<X> {
         };
         let (patch_f32, table_f32) = patch(false);
         let (patch_u8, table_u8) = patch(true);
-        let block = |b| {
-            let [qkv, proj, fc1, fc2] = encoder_block(cfg, b).map(|p| p.packed(cpu));
-            Block { qkv, proj, fc1, fc2 }
+        let block = |(l, b)| {
+            let mut layer = |name: &str, p| Layer::new(cpu, format!("encoder.blocks.{l}.{name}"), p, decide);
+            let [qkv, proj, fc1, fc2] = encoder_block(cfg, b);
+            Block {
+                qkv: layer("qkv", qkv),
+                proj: layer("proj", proj),
+                fc1: layer("fc1", fc1),
+                fc2: layer("fc2", fc2),
+            }
         };
-        let blocks = enc.blocks.into_iter().map(block).collect();
+        let blocks = enc.blocks.into_iter().enumerate().map(block).collect();
         Ok(Self { config: cfg.clone(), patch_u8, patch_f32, table_u8, table_f32, blocks })
     }
 }
@@ -177,6 +182,12 @@ impl Plain {
             *b = (*b as f64 + dot(row, x)) as f32;
         }
     }
+    /// The same layer on inputs that were multiplied by `by` `(k)`.
+    pub fn smooth(&mut self, by: &[f32]) {
+        for row in self.w.chunks_exact_mut(by.len()) {
+            row.iter_mut().zip(by).for_each(|(x, by)| *x /= by);
+        }
+    }
     /// Every output times its scale.
     fn scaled(mut self, scale: &[f32]) -> Self {
         let k = self.k();
@@ -205,11 +216,6 @@ pub fn normed(norm: &Norm, l: &Linear) -> Plain {
         row.iter_mut().zip(&norm.gain.data).for_each(|(x, g)| *x *= g);
     }
     p
-}
-
-fn mlp<X: Narrow>(cpu: &Cpu, norm: Option<&Norm>, m: &Mlp) -> (Packed<X>, Packed<X>) {
-    let fc1 = norm.map_or_else(|| Plain::of(&m.fc1), |n| normed(n, &m.fc1));
-    (fc1.packed(cpu), Plain::of(&m.fc2).packed(cpu))
 }
 
 /// Patch weights and the table that their products are added to, `(T, C)`.
@@ -272,13 +278,12 @@ impl Extract {
             let rows = (c + head * d)..(c + (head + 1) * d);
             Packed::new(cpu, &kv.w[rows.start * c..rows.end * c], d, c, kv.b[rows].to_vec())
         };
-        let (fc1, fc2) = mlp(cpu, Some(&e.norm2), &e.mlp);
         Ok(Self {
             query_key: Packed::new(cpu, &query_key, h * n, c, Vec::new()),
             value: (0..h).map(value).collect(),
             proj: Plain::of(&e.proj).packed(cpu),
-            fc1,
-            fc2,
+            fc1: normed(&e.norm2, &e.mlp.fc1).packed(cpu),
+            fc2: Plain::of(&e.mlp.fc2).packed(cpu),
             prototypes: p.prototypes.data.clone(),
         })
     }
@@ -326,11 +331,11 @@ impl LowRank {
 }
 
 impl<X: Narrow> Decode<X> {
-    fn new(cpu: &Cpu, b: &params::DecoderBlock) -> Self {
+    fn new(cpu: &Cpu, j: usize, b: &params::DecoderBlock, decide: Decide) -> Self {
         let c = b.proj.b.len();
         let l = LowRank::new(cpu, b);
         Self {
-            q: normed(&b.norm1, &b.q).packed(cpu),
+            q: Layer::new(cpu, format!("decoder.{j}.q"), normed(&b.norm1, &b.q), decide),
             kv: normed(&b.norm1, &b.kv).packed(cpu),
             scale: b.scale.data.clone(),
             proj: Packed::new(cpu, &b.proj.w.data, c, c, Vec::new()),
@@ -339,7 +344,7 @@ impl<X: Narrow> Decode<X> {
             a: Packed::new(cpu, &l.a, b.mlp.fc1.b.len(), c, Vec::new()),
             fc1_scaled: l.fc1_scaled,
             fc1_shift: l.fc1_shift,
-            fc2: l.fc2.packed(cpu),
+            fc2: Layer::new(cpu, format!("decoder.{j}.fc2"), l.fc2, decide),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::runtime::simd::aligned::Aligned;
 
 use super::fold::{Decode, EPS, Encoder, Folded, OFFSET};
 use super::kernels::{add, coefficients, column_softmax, cosine, distances, gram, row_scales};
+use super::layer::{Inputs, Watch};
 
 /// Where a picture enters.
 pub enum Pixels<'a> {
@@ -25,9 +26,9 @@ pub enum Pixels<'a> {
 /// Every buffer of one pass, for one picture. X is what large products multiply; all else is f32.
 #[derive(Clone)]
 pub struct Workspace<X: Narrow> {
-    /// Tokens `(T, C)`, their normalisation, queries-keys-values `(T, 3C)`, attention's output.
+    /// Tokens `(T, C)`, what layers round, queries-keys-values `(T, 3C)`, attention's output.
     x: Aligned<f32>,
-    norm: Aligned<X>,
+    inputs: Inputs<X>,
     qkv: Aligned<X>,
     out: Aligned<X>,
     /// `(T, 4C)`; also holds the patches' pixels.
@@ -117,7 +118,7 @@ impl<X: Narrow> Workspace<X> {
         };
         Self {
             x: zeros(t * c),
-            norm: operands(t * c),
+            inputs: Inputs::new(t, c, hidden),
             qkv: operands(t * 3 * c),
             out: operands(t * c),
             hidden: operands((t * hidden).max(n * 3 * PATCH * PATCH)),
@@ -146,6 +147,10 @@ impl<X: Narrow> Workspace<X> {
         }
     }
 
+    /// From now on large layers' inputs are looked at; what was seen until now.
+    pub fn watch(&mut self, watch: Option<Watch>) -> Option<Watch> {
+        std::mem::replace(&mut self.inputs.watch, watch)
+    }
     /// Native maps `(N)` of each group (one for zero-shot), of the last pass.
     pub fn native(&self, zero_shot: bool) -> &[Vec<f32>] {
         if zero_shot { &self.native[..1] } else { &self.native }
@@ -229,8 +234,8 @@ impl<X: Narrow> Workspace<X> {
             // Only patches leave the last block: its class and register rows are needed as keys and values alone.
             let first = if l + 1 == m.blocks.len() { prefix } else { 0 };
             let rows = t - first;
-            layernorm::normalise(cpu, &self.x, c, EPS.0, &mut self.norm);
-            layer(cpu, &self.norm, &b.qkv, &mut self.qkv[..], t, Epilogue::Store);
+            let via = &mut self.inputs;
+            b.qkv.on_sums(cpu, &self.x, Some(EPS.0), via, &mut self.qkv[..], Epilogue::Store);
             stage("qkv");
             let shape = [t, c, heads];
             attention::picture(
@@ -243,16 +248,16 @@ impl<X: Narrow> Workspace<X> {
                 &mut self.out,
             );
             stage("attention");
-            layer(cpu, &self.out[first * c..], &b.proj, &mut self.x[first * c..], rows, Epilogue::Residual);
+            let (out, x) = (&self.out[first * c..], &mut self.x[first * c..]);
+            b.proj.on_operands(cpu, out, None, via, x, Epilogue::Residual, None);
             stage("proj");
-            layernorm::normalise(cpu, &self.x[first * c..], c, EPS.0, &mut self.norm[first * c..]);
-            layer(cpu, &self.norm[first * c..], &b.fc1, &mut self.hidden[..], rows, Epilogue::Gelu);
+            b.fc1.on_sums(cpu, x, Some(EPS.0), via, &mut self.hidden[..], Epilogue::Gelu);
             stage("fc1");
             let group = |i| cfg.groups.iter().position(|g| g.contains(&i));
             let sum = cfg.target_layers.iter().position(|&x| x == l).and_then(group);
             let sum = sum.map(|g| &mut self.en[g][first * c..]);
-            let (input, x) = (Input { data: &self.hidden[..], ld: hidden }, &mut self.x[first * c..]);
-            packed::forward(cpu, rows, input, b.fc2.view(), None, x, c, Epilogue::Residual, sum);
+            let from = &self.hidden[..rows * hidden];
+            b.fc2.on_operands(cpu, from, None, via, x, Epilogue::Residual, sum);
             stage("fc2");
         }
         let share = 1.0 / cfg.target_layers.len() as f32;
@@ -298,16 +303,14 @@ impl<X: Narrow> Workspace<X> {
         stage("factors");
         let x = &mut self.x[..n * c];
         let (fc1, fc2) = &m.bottleneck;
-        let norm = &mut self.norm[..n * c];
-        packed::round(cpu, &self.fused, norm);
-        layer(cpu, norm, fc1, &mut self.hidden[..], n, Epilogue::Gelu);
-        layer(cpu, &self.hidden, fc2, &mut x[..], n, Epilogue::Store);
+        let via = &mut self.inputs;
+        fc1.on_sums(cpu, &self.fused, None, via, &mut self.hidden[..], Epilogue::Gelu);
+        fc2.on_operands(cpu, &self.hidden[..n * hidden], None, via, x, Epilogue::Store, None);
         stage("bottleneck");
         self.de.iter_mut().for_each(|d| d.fill(0.0));
         let (ld, groups) = (hp + 1, hp.next_multiple_of(X::GROUP));
         for (j, (b, f)) in m.decode.iter().zip(&self.factors).enumerate() {
-            layernorm::normalise(cpu, x, c, EPS.1, norm);
-            layer(cpu, norm, &b.q, &mut self.wide[..], n, Epilogue::Store);
+            b.q.on_sums(cpu, x, Some(EPS.1), via, &mut self.wide[..], Epilogue::Store);
             coefficients(cpu, &self.wide, &f.keys, [h, p], &mut self.coef, &mut self.coef_operand);
             let (coef, gram) = (Input { data: &self.coef[..], ld }, Panels::new(&f.gram_panels, ld, ld));
             packed::forward(cpu, n, coef, gram, None, &mut self.coef_gram[..], ld, Epilogue::Store, None);
@@ -319,13 +322,13 @@ impl<X: Narrow> Workspace<X> {
             packed::forward(cpu, n, coef, va, None, &mut self.hidden[..], hidden, gelu, None);
             stage("decoder fc1");
             let vw = Panels::new(&f.vw, c, groups);
-            let from = Input { data: &self.hidden[..], ld: hidden };
+            let from = &self.hidden[..n * hidden];
             // Outputs are taken in reverse, so the last block counts as the first.
             let i = m.decode.len() - 1 - j;
             let g =
                 cfg.decoder_groups.iter().position(|g| g.contains(&i)).expect("groups partition the blocks");
             let (tail, sum) = (Some((coef, vw)), Some(&mut self.de[g][..]));
-            packed::forward(cpu, n, from, b.fc2.view(), tail, x, c, Epilogue::Store, sum);
+            b.fc2.on_operands(cpu, from, tail, via, x, Epilogue::Store, sum);
             stage("decoder fc2");
         }
         for ((a, d), map) in self.en.iter().zip(&self.de).zip(&mut self.native) {

@@ -6,6 +6,7 @@ use half::bf16;
 
 use crate::engine::fold::Folded;
 use crate::engine::forward::{Pixels, Workspace};
+use crate::engine::layer::{Decide, Watch};
 use crate::engine::score::{CpuPrecision, MAP_SIDE, TOP, Verdict};
 use crate::error::Result;
 use crate::model::{Config, Model};
@@ -17,6 +18,7 @@ use crate::runtime::Cpu;
 #[derive(Clone)]
 pub struct OnCpu {
     cpu: Cpu,
+    precision: CpuPrecision,
     pass: Pass,
     zero_shot: bool,
     cropper: Cropper,
@@ -46,16 +48,29 @@ pub type Stage<'a> = &'a mut dyn FnMut(&'static str);
 
 impl OnCpu {
     /// The model's weights are folded into new ones and let go.
-    pub fn new(model: Model, cpu: Cpu, precision: CpuPrecision, zero_shot: bool) -> Result<Self> {
+    pub fn new(mut model: Model, cpu: Cpu, precision: CpuPrecision, zero_shot: bool) -> Result<Self> {
+        let smoothing = std::mem::take(&mut model.int8);
+        Self::deciding(model, cpu, precision, zero_shot, &mut |name, _| smoothing.get(name).cloned())
+    }
+    /// As [`OnCpu::new`], with `decide` asked about each large layer where the precision is int8.
+    pub fn deciding(
+        model: Model,
+        cpu: Cpu,
+        precision: CpuPrecision,
+        zero_shot: bool,
+        decide: Decide,
+    ) -> Result<Self> {
         let (cropper, crop) = (Cropper::new(model.config.resize, model.config.crop)?, model.config.crop);
         let work = model.config.clone();
-        let pass = match precision {
-            CpuPrecision::F32 => Pass::F32(Arc::new(Folded::new(&cpu, model)?), Workspace::new(&cpu, &work)),
-            CpuPrecision::Bf16 => {
-                Pass::Bf16(Arc::new(Folded::new(&cpu, model)?), Workspace::new(&cpu, &work))
-            }
+        let decide: Decide = if precision == CpuPrecision::Int8 { decide } else { &mut |_, _| None };
+        // What is not in int8 is in the best that there is.
+        let pass = if precision == CpuPrecision::F32 || precision == CpuPrecision::Int8 && !cpu.has_bf16() {
+            Pass::F32(Arc::new(Folded::new(&cpu, model, decide)?), Workspace::new(&cpu, &work))
+        } else {
+            Pass::Bf16(Arc::new(Folded::new(&cpu, model, decide)?), Workspace::new(&cpu, &work))
         };
-        Ok(Self { zero_shot, cropper, crop: vec![0; crop * crop * 3], pass, sorted: Vec::new(), cpu })
+        let crop = vec![0; crop * crop * 3];
+        Ok(Self { zero_shot, cropper, crop, precision, pass, sorted: Vec::new(), cpu })
     }
     /// What the model's file says of it.
     pub fn config(&self) -> &Config {
@@ -63,10 +78,11 @@ impl OnCpu {
     }
     /// What products are computed in.
     pub fn precision(&self) -> CpuPrecision {
-        match self.pass {
-            Pass::F32(..) => CpuPrecision::F32,
-            Pass::Bf16(..) => CpuPrecision::Bf16,
-        }
+        self.precision
+    }
+    /// From now on large layers' inputs are looked at; what was seen until now.
+    pub fn watch(&mut self, watch: Option<Watch>) -> Option<Watch> {
+        each!(&mut self.pass, _, w => w.watch(watch))
     }
     /// Scorers that use these weights.
     pub fn sharing(&self) -> usize {

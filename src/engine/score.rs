@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::engine::cuda::{self, OnCuda};
 use crate::engine::forward::Pixels;
+use crate::engine::int8;
 use crate::engine::on_cpu::OnCpu;
 use crate::error::{Error, Result};
 use crate::model::{Config, Model};
@@ -30,6 +31,8 @@ pub enum Precision {
     F32,
     /// One of the element types of a GPU's kernels, bf16 also on a CPU; sums are f32.
     Of(DType),
+    /// int8, on a CPU, with a model that was calibrated for it; sums are exact.
+    Int8,
 }
 
 /// What a CPU multiplies; sums are f32.
@@ -39,6 +42,8 @@ pub enum CpuPrecision {
     F32,
     /// bf16.
     Bf16,
+    /// int8 in the large layers that calibration chose, in the others bf16, or f32 where it has no instructions for that.
+    Int8,
 }
 
 impl CpuPrecision {
@@ -47,6 +52,7 @@ impl CpuPrecision {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }
@@ -57,6 +63,9 @@ impl Precision {
         match self {
             Self::Auto => Ok(DType::Bf16),
             Self::Of(dtype) => Ok(dtype),
+            Self::Int8 => {
+                Err(Error::usage("there are no int8 CUDA kernels; choose bf16, f16 or tf32, or --device cpu"))
+            }
             Self::F32 => Err(Error::usage(
                 "the CUDA kernels compute in bf16, f16 or tf32, not f32; choose one of these or --device cpu",
             )),
@@ -68,6 +77,7 @@ impl Precision {
         match self {
             Self::Auto if cpu.has_bf16() => Ok(CpuPrecision::Bf16),
             Self::Auto | Self::F32 => Ok(CpuPrecision::F32),
+            Self::Int8 => Ok(CpuPrecision::Int8),
             Self::Of(DType::Bf16) if cpu.has_bf16() || cpu.tier() == Tier::Scalar => Ok(CpuPrecision::Bf16),
             Self::Of(DType::Bf16) => Err(Error::usage(format!(
                 "--precision bf16: {} has no instructions for it (they are avx512_bf16); use --precision f32",
@@ -77,7 +87,7 @@ impl Precision {
                 }
             ))),
             Self::Of(dtype) => Err(Error::usage(format!(
-                "--precision {}: on a CPU this version computes in f32 or bf16; use one of these",
+                "--precision {}: on a CPU this version computes in f32, bf16 or int8; use one of these",
                 dtype.name()
             ))),
         }
@@ -96,6 +106,8 @@ pub struct Options {
     /// A picture is anomalous from this score on; `None` takes the threshold that the model was calibrated
     /// to, if it was, and for the same kind of scoring.
     pub threshold: Option<f32>,
+    /// Score in int8 even if calibration found that it strays too far from f32.
+    pub allow_inaccurate: bool,
 }
 
 /// What is said of one picture. Reuse it: its map keeps its memory.
@@ -168,6 +180,9 @@ impl Scorer {
         let on = match device.into() {
             Device::Cpu(cpu) => {
                 let precision = options.precision.on_cpu(&cpu)?;
+                if precision == CpuPrecision::Int8 {
+                    int8::check(&model, options.allow_inaccurate)?;
+                }
                 On::Cpu(Box::new(OnCpu::new(model, cpu, precision, options.zero_shot)?))
             }
             Device::Cuda(gpu) => {

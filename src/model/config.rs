@@ -166,6 +166,20 @@ impl Config {
     pub fn blocks(&self) -> usize {
         self.target_layers.last().map_or(0, |l| l + 1)
     }
+    /// Names and inputs K of the layers that int8 is for: those that run on every token or patch.
+    pub fn large_layers(&self) -> Vec<(String, usize)> {
+        let (c, hidden) = (self.channels, 4 * self.channels);
+        let block = |l| {
+            let all = [("qkv", c), ("proj", c), ("fc1", c), ("fc2", self.hidden)];
+            all.map(|(name, k)| (format!("encoder.blocks.{l}.{name}"), k))
+        };
+        let mut all: Vec<_> = (0..self.blocks()).flat_map(block).collect();
+        all.extend([("fc1", c), ("fc2", hidden)].map(|(name, k)| (format!("bottleneck.{name}"), k)));
+        for j in 0..self.decoder_blocks {
+            all.extend([("q", c), ("fc2", hidden)].map(|(name, k)| (format!("decoder.{j}.{name}"), k)));
+        }
+        all
+    }
     /// Threshold of the image score that was calibrated for this way of scoring, if the file has one.
     pub fn threshold(&self, zero_shot: bool) -> Option<f32> {
         let t = self.other.get("threshold")?;

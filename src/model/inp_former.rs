@@ -1,5 +1,7 @@
 //! The whole model: weights, what one image becomes, and the backward of everything trained.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::model::encoder::{self, Features};
 use crate::model::params::{Encoder, Trained};
@@ -18,6 +20,9 @@ pub struct Model {
     pub encoder: Encoder,
     /// `None` for an encoder alone (a backbone): it can be trained on, not scored with.
     pub trained: Option<Trained>,
+    /// Large layers that multiply int8 where that is asked for, and what their inputs `(K)` are multiplied with before
+    /// (`engine::int8`); in a file the tensors `int8.LAYER.by`.
+    pub int8: BTreeMap<String, Vec<f32>>,
     source: WeightFile,
 }
 
@@ -77,6 +82,17 @@ impl Model {
         };
         let encoder = Encoder::build(&config, &mut get)?;
         let trained = if config.trained { Some(Trained::build(&config, &mut get)?) } else { None };
+        let mut int8 = BTreeMap::new();
+        for (layer, inputs) in config.large_layers() {
+            let by = file.tensors.remove(&format!("int8.{layer}.by"));
+            let Some(by) = by else { continue };
+            match by.to_f32() {
+                Ok(t) if t.shape() == [inputs] && t.data.iter().all(|x| x.is_finite() && *x > 0.0) => {
+                    int8.insert(layer, t.data);
+                }
+                _ => problems.push(format!("int8.{layer}.by: not {inputs} positive numbers")),
+            }
+        }
         let extra = |k: &&String| !used.contains(*k) && !is_unused(k, &config);
         problems.extend(file.tensors.keys().filter(extra).map(|k| format!("unknown: {k}")));
         if !problems.is_empty() {
@@ -84,12 +100,17 @@ impl Model {
         }
         let mut source = file;
         source.tensors.retain(|k, _| keep && k.starts_with("encoder."));
-        Ok(Self { config, encoder, trained, source })
+        Ok(Self { config, encoder, trained, int8, source })
     }
 
     /// The model as a file: encoder tensors as they came, trained tensors in f32, configuration in the metadata.
     pub fn to_file(&self) -> WeightFile {
-        to_file(self.source.clone(), &self.config, self.trained.as_ref())
+        let mut file = to_file(self.source.clone(), &self.config, self.trained.as_ref());
+        for (layer, by) in &self.int8 {
+            let by = RawTensor::from_f32(&Tensor::new(&[by.len()], by.clone()));
+            file.tensors.insert(format!("int8.{layer}.by"), by);
+        }
+        file
     }
 
     /// Hash of the encoder's tensors that run: part of the key of cached features.
@@ -101,7 +122,9 @@ impl Model {
 
     /// This encoder with another trained part, described by `config`.
     pub fn with_trained(&self, config: Config, trained: Trained) -> Self {
-        Self { config, trained: Some(trained), ..self.clone() }
+        let mut config = config;
+        config.other.shift_remove("int8");
+        Self { config, trained: Some(trained), int8: BTreeMap::new(), ..self.clone() }
     }
 
     /// The trained part, or a sentence that this file is a backbone.

@@ -101,8 +101,8 @@ fn info_says_what_there_is() {
     assert!(ran.err.is_empty(), "{}", ran.err);
     let v: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((&v["version"], &v["device"]), (&env!("CARGO_PKG_VERSION").into(), &"cpu".into()));
-    let both: &[&str] = if auto() == "bf16" { &["f32", "bf16"] } else { &["f32"] };
-    assert_eq!((&v["threads"], &v["precisions"]), (&1.into(), &serde_json::json!(both)));
+    let all: &[&str] = if auto() == "bf16" { &["f32", "bf16", "int8"] } else { &["f32", "int8"] };
+    assert_eq!((&v["threads"], &v["precisions"]), (&1.into(), &serde_json::json!(all)));
     assert_eq!(v["precision"], auto());
     assert!(v["simd_supported"].as_array().unwrap().contains(&v["simd"]));
     let text = place.run("info --kernels").ok().out;

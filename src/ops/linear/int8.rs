@@ -4,11 +4,11 @@
 //! products of bytes are exact in i32, whatever the tier: only the epilogue rounds.
 
 use super::micro::Out;
-use super::packed::Epilogue;
+use super::packed::{Epilogue, Narrow};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::{Aligned, LINE};
 use crate::runtime::simd::int8::{Dot, MAX_K, MR, NR, Tile};
-use crate::runtime::simd::{Kernel, Simd, slice};
+use crate::runtime::simd::{Kernel, Product, ProductKernel, Simd, slice};
 
 /// Weights of one linear layer in int8, in panels `[K/4][NR][4]`.
 #[derive(Clone, Debug)]
@@ -100,34 +100,29 @@ impl Rows {
     }
     /// Rounds x `(m, k)` with `by` `(k)` multiplied to each row first. A row that holds a number that is not finite gets
     /// the scale NaN.
-    pub fn quantise(&mut self, cpu: &Cpu, x: &[f32], by: &[f32]) {
-        self.fill(cpu, x, by.len(), |row, q, scale| cpu.dispatch(Quantise { row, q, scale, by, norm: None }))
+    pub fn quantise<X: Narrow>(&mut self, cpu: &Cpu, x: &[X], by: &[f32]) {
+        self.fill(cpu, x, by.len(), |row, q, scale| cpu.product(Quantise { row, q, scale, by }))
     }
     /// As [`Rows::quantise`], of each row's `(x - mean)/sqrt(var + eps)`.
     pub fn normalise(&mut self, cpu: &Cpu, x: &[f32], eps: f32, by: &[f32]) {
-        let norm = Some(eps);
-        self.fill(cpu, x, by.len(), |row, q, scale| cpu.dispatch(Quantise { row, q, scale, by, norm }))
+        self.fill(cpu, x, by.len(), |row, q, scale| cpu.dispatch(Normalise { row, q, scale, by, eps }))
     }
-    fn fill(
+    fn fill<X: Sync>(
         &mut self,
         cpu: &Cpu,
-        x: &[f32],
+        x: &[X],
         k: usize,
-        f: impl Fn(&[f32], &mut [u8], &mut f32) + Sync + Send,
+        f: impl Fn(&[X], &mut [u8], &mut f32) + Sync + Send,
     ) {
-        let m = x.len() / k.max(1);
-        assert!(m * k == x.len() && m * ld(k) <= self.data.len() && m <= self.scale.len(), "int8: rows");
-        (self.m, self.k) = (m, k);
         const ROWS: usize = 16;
-        let out = (Out(self.data.as_mut_ptr()), Out(self.scale.as_mut_ptr()));
-        cpu.run(m.div_ceil(ROWS), |t| {
-            let (data, scale) = (&out.0, &out.1);
-            for i in t * ROWS..m.min((t + 1) * ROWS) {
-                // SAFETY: each task has rows of its own, which lie inside both, as asserted.
-                let (q, scale) = unsafe {
-                    (std::slice::from_raw_parts_mut(data.0.add(i * ld(k)), k), &mut *scale.0.add(i))
-                };
-                f(&x[i * k..][..k], q, scale);
+        let (m, ld) = (x.len() / k.max(1), ld(k));
+        assert!(m * k == x.len() && m * ld <= self.data.len() && m <= self.scale.len(), "int8: rows");
+        (self.m, self.k) = (m, k);
+        let (data, scale) = (&mut self.data[..m * ld], &mut self.scale[..m]);
+        cpu.for_chunks2((data, ROWS * ld), (scale, ROWS), |i, data, scale| {
+            let rows = x[i * ROWS * k..].chunks_exact(k);
+            for ((row, q), scale) in rows.zip(data.chunks_exact_mut(ld)).zip(scale) {
+                f(row, &mut q[..k], scale);
             }
         });
     }
@@ -146,56 +141,82 @@ fn ld(k: usize) -> usize {
     k.next_multiple_of(4)
 }
 
-/// One row, normalised first if there is an epsilon.
-struct Quantise<'a> {
+/// One row.
+struct Quantise<'a, X> {
+    row: &'a [X],
+    q: &'a mut [u8],
+    scale: &'a mut f32,
+    by: &'a [f32],
+}
+impl<X: Narrow> ProductKernel<X> for Quantise<'_, X> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Product<X = X>>(self, p: P) {
+        let Self { row, q, scale, by } = self;
+        let s = p.simd();
+        *scale = round(s, q, |i, n| {
+            // SAFETY: the row has as many elements after i.
+            let x = unsafe { p.get(row.as_ptr().add(i), n) };
+            s.mul(x, slice::load(s, by, i))
+        });
+    }
+}
+
+/// One row, normalised first.
+struct Normalise<'a> {
     row: &'a [f32],
     q: &'a mut [u8],
     scale: &'a mut f32,
     by: &'a [f32],
-    norm: Option<f32>,
+    eps: f32,
 }
-impl Kernel<f32> for Quantise<'_> {
+impl Kernel<f32> for Normalise<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
-        let Self { row, q, scale, by, norm } = self;
+        let Self { row, q, scale, by, eps } = self;
         let n = row.len() as f32;
-        let (mean, rstd) = norm.map_or((0.0, 1.0), |eps| {
-            let mean = slice::sum(s, row) / n;
-            (mean, 1.0 / (slice::sum_sq_dev(s, row, mean) / n + eps).sqrt())
-        });
+        let mean = slice::sum(s, row) / n;
+        let rstd = 1.0 / (slice::sum_sq_dev(s, row, mean) / n + eps).sqrt();
         let (m, r) = (s.splat(mean), s.splat(rstd));
-        let at = |i: usize| s.mul(s.mul(s.sub(slice::load(s, row, i), m), r), slice::load(s, by, i));
-        let (zero, mut top, mut odd) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
-        for i in (0..row.len()).step_by(S::LANES) {
-            let x = at(i);
-            top = s.max(s.max(x, s.sub(zero, x)), top);
-            // NaN once anything was not finite.
-            odd = s.fma(x, zero, odd);
-        }
-        let by;
-        (*scale, by) = unit(s.hmax(top) + s.sum(odd));
-        let by = s.splat(by);
-        for i in (0..row.len()).step_by(S::LANES) {
-            let n = S::LANES.min(row.len() - i);
-            // SAFETY: `q` is as long as the row.
-            unsafe { s.store_u8(q.as_mut_ptr().add(i), n, s.mul(at(i), by)) };
-        }
+        *scale = round(s, q, |i, _| s.mul(s.mul(s.sub(slice::load(s, row, i), m), r), slice::load(s, by, i)));
     }
+}
+
+/// Writes the bytes of a row whose vectors `at` gives (where they begin, how many elements they have); gives back what a
+/// unit stands for.
+#[inline(always)]
+fn round<S: Simd<E = f32>>(s: S, q: &mut [u8], at: impl Fn(usize, usize) -> S::V) -> f32 {
+    let (zero, mut top, mut odd) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
+    let (l, k) = (S::LANES, q.len());
+    for i in (0..k).step_by(l) {
+        let x = at(i, l.min(k - i));
+        top = s.max(s.max(x, s.sub(zero, x)), top);
+        // NaN once anything was not finite.
+        odd = s.fma(x, zero, odd);
+    }
+    let (scale, by) = unit(s.hmax(top) + s.sum(odd));
+    let by = s.splat(by);
+    for i in (0..k).step_by(l) {
+        let n = l.min(k - i);
+        // SAFETY: n bytes of q follow i.
+        unsafe { s.store_u8(q.as_mut_ptr().add(i), n, s.mul(at(i, n), by)) };
+    }
+    scale
 }
 
 /// Rows and panels of one task: its rows of A stay in the second-level cache.
 const TASK: (usize, usize) = (16 * MR, 3 * NR);
 
-/// C `(m, n)`, rows `ldc` apart, from A·Bᵀ + bias as `epilogue` says. `sum`, if given, `(m, n)` with rows `n` apart, gets
-/// C added.
+/// C `(m, n)`, rows `ldc` apart, from A·Bᵀ + bias as `epilogue` says, rounded to Y. `sum`, if given, `(m, n)` with rows
+/// `n` apart, gets it added before.
 ///
 /// A row's bits do not depend on the other rows nor on the threads.
-pub fn forward(
+pub fn forward<Y: Narrow>(
     cpu: &Cpu,
     a: &Rows,
     b: &Packed,
-    c: &mut [f32],
+    c: &mut [Y],
     ldc: usize,
     epilogue: Epilogue,
     sum: Option<&mut [f32]>,
@@ -215,16 +236,16 @@ pub fn forward(
     cpu.run(m.div_ceil(TASK.0) * across, |t| {
         let at = [t / across * TASK.0, t % across * TASK.1];
         let end = [m.min(at[0] + TASK.0), n.min(at[1] + TASK.1)];
-        cpu.dispatch(Task { at, end, a, b, out, ldc, epilogue, sum });
+        cpu.product(Task { at, end, a, b, out, ldc, epilogue, sum });
     });
 }
 
-struct Task<'a> {
+struct Task<'a, Y> {
     at: [usize; 2],
     end: [usize; 2],
     a: &'a Rows,
     b: &'a Packed,
-    out: Out<f32>,
+    out: Out<Y>,
     ldc: usize,
     epilogue: Epilogue<'a>,
     sum: Option<Out<f32>>,
@@ -234,10 +255,10 @@ struct Task<'a> {
 #[repr(align(64))]
 struct Sums([f32; MR * NR]);
 
-impl Kernel<f32> for Task<'_> {
+impl<Y: Narrow> ProductKernel<Y> for Task<'_, Y> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd<E = f32>>(self, s: S) {
+    fn run<P: Product<X = Y>>(self, p: P) {
         let ([i0, j0], [i1, j1]) = (self.at, self.end);
         let (k4, ld) = (self.a.k.div_ceil(4), ld(self.a.k));
         let panel = k4 * NR * 4;
@@ -254,49 +275,53 @@ impl Kernel<f32> for Task<'_> {
                 // alone has its rows and columns.
                 unsafe {
                     self.b.dot.tile(tile);
-                    self.finish(s, [i, j], shape, &sums.0);
+                    self.finish(p, [i, j], shape, &sums.0);
                 }
             }
         }
     }
 }
 
-impl Task<'_> {
+impl<Y: Narrow> Task<'_, Y> {
     /// The epilogue of a tile. SAFETY: nobody else has this part of C and of the sum.
     #[inline(always)]
-    unsafe fn finish<S: Simd<E = f32>>(
+    unsafe fn finish<P: Product<X = Y>>(
         &self,
-        s: S,
+        p: P,
         [i0, j]: [usize; 2],
         [rows, cols]: [usize; 2],
         x: &[f32],
     ) {
-        let columns = j..j + cols;
+        let (s, columns) = (p.simd(), j..j + cols);
         let (scale, bias) = (&self.b.scale[columns.clone()], self.b.bias.get(columns.clone()));
         for (i, x) in (i0..i0 + rows).zip(x.chunks_exact(NR)) {
             let row = s.splat(self.a.scale[i]);
             // SAFETY: the caller's.
-            let c = unsafe { std::slice::from_raw_parts_mut(self.out.0.add(i * self.ldc + j), cols) };
-            for l in (0..cols).step_by(S::LANES) {
+            let c = unsafe { self.out.0.add(i * self.ldc + j) };
+            for l in (0..cols).step_by(P::S::LANES) {
+                let n = P::S::LANES.min(cols - l);
                 let mut y = s.mul(s.mul(slice::load(s, x, l), row), slice::load(s, scale, l));
                 if let Some(bias) = bias {
                     y = s.add(y, slice::load(s, bias, l));
                 }
                 let y = match self.epilogue {
                     Epilogue::Store => y,
-                    Epilogue::Residual => s.add(y, slice::load(s, c, l)),
+                    // SAFETY: n elements of C follow l.
+                    Epilogue::Residual => s.add(y, unsafe { p.get(c.add(l), n) }),
                     Epilogue::Gelu => s.gelu(y),
                     Epilogue::ScaledGelu { scale, shift } => {
                         let shift = slice::load(s, &shift[columns.clone()], l);
                         s.gelu(s.fma(y, s.splat(scale[i]), shift))
                     }
                 };
-                slice::store(s, c, l, y);
-            }
-            if let Some(sum) = self.sum {
-                // SAFETY: the caller's.
-                let sum = unsafe { std::slice::from_raw_parts_mut(sum.0.add(i * self.b.n + j), cols) };
-                slice::add(s, sum, c);
+                // SAFETY: as above, and of the sum, which is f32.
+                unsafe {
+                    p.put(c.add(l), n, y);
+                    if let Some(sum) = self.sum {
+                        let sum = std::slice::from_raw_parts_mut(sum.0.add(i * self.b.n + j + l), n);
+                        slice::store(s, sum, 0, s.add(slice::load(s, sum, 0), y));
+                    }
+                }
             }
         }
     }

@@ -80,7 +80,11 @@ pub(super) mod x86 {
         unsafe fn store_u8(self, p: *mut u8, n: usize, v: __m512) {
             unsafe {
                 let x = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(128));
-                _mm_mask_storeu_epi8(p.cast(), ((1u32 << n) - 1) as u16, _mm512_cvtepi32_epi8(x));
+                if n == 16 {
+                    _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(x));
+                } else {
+                    _mm_mask_storeu_epi8(p.cast(), ((1u32 << n) - 1) as u16, _mm512_cvtepi32_epi8(x));
+                }
             }
         }
         #[inline(always)]

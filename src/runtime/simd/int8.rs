@@ -254,27 +254,45 @@ mod x86 {
                 *at = t.a.add(i.min(t.shape[0] - 1) * t.ld);
             }
             let mut acc = [[_mm512_setzero_si512(); NV]; MR];
-            for k in 0..t.k4 {
-                if k % 4 == 0 {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead);
-                    ahead = ahead.wrapping_add(LINE);
+            let mut k = 0;
+            for _ in 0..t.k4 / 4 {
+                _mm_prefetch::<_MM_HINT_T1>(ahead);
+                ahead = ahead.wrapping_add(LINE);
+                for i in 0..4 {
+                    step(&at, k + 4 * i, b.add(4 * NR * i), &mut acc);
                 }
-                let mut v = [_mm512_setzero_si512(); NV];
-                for (j, v) in v.iter_mut().enumerate() {
-                    *v = _mm512_loadu_si512(b.add(j * LINE).cast());
-                }
-                for (acc, at) in acc.iter_mut().zip(at) {
-                    let a = _mm512_set1_epi32(at.add(4 * k).cast::<i32>().read_unaligned());
-                    for j in 0..NV {
-                        acc[j] = _mm512_dpbusd_epi32(acc[j], a, v[j]);
-                    }
-                }
-                b = b.add(4 * NR);
+                (k, b) = (k + 16, b.add(16 * NR));
+            }
+            for _ in 0..t.k4 % 4 {
+                step(&at, k, b, &mut acc);
+                (k, b) = (k + 4, b.add(4 * NR));
             }
             for (i, acc) in acc.into_iter().enumerate().take(t.shape[0]) {
                 for (j, sum) in acc.into_iter().enumerate() {
                     let sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(t.less.add(16 * j).cast()));
                     _mm512_storeu_ps(t.out.add(i * NR + 16 * j), _mm512_cvtepi32_ps(sum));
+                }
+            }
+        }
+    }
+
+    /// What four rows of B add.
+    #[inline(always)]
+    unsafe fn step<const NV: usize>(
+        at: &[*const u8; MR],
+        k: usize,
+        b: *const i8,
+        acc: &mut [[__m512i; NV]; MR],
+    ) {
+        unsafe {
+            let mut v = [_mm512_setzero_si512(); NV];
+            for (j, v) in v.iter_mut().enumerate() {
+                *v = _mm512_loadu_si512(b.add(j * LINE).cast());
+            }
+            for (acc, at) in acc.iter_mut().zip(at) {
+                let a = _mm512_set1_epi32(at.add(k).cast::<i32>().read_unaligned());
+                for j in 0..NV {
+                    acc[j] = _mm512_dpbusd_epi32(acc[j], a, v[j]);
                 }
             }
         }

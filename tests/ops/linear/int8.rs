@@ -1,5 +1,6 @@
 //! int8 products against f64 on the rounded operands, and the same bits whatever computes them.
 
+use half::bf16;
 use inp_former::ops::linear::int8::{self, Packed, Rows};
 use inp_former::ops::linear::packed::Epilogue;
 use inp_former::runtime::simd::int8::Dot;
@@ -84,7 +85,7 @@ impl Case {
         let each = |r: usize| self.c.row(r).iter().copied().chain([f32::NAN; GAP]);
         let mut c: Vec<f32> = rows.clone().flat_map(each).collect();
         let mut sum = self.sum.data[rows.start * n..rows.end * n].to_vec();
-        int8::forward(cpu, &x, w, &mut c, n + GAP, epilogue, Some(&mut sum));
+        int8::forward(cpu, &x, w, &mut c[..], n + GAP, epilogue, Some(&mut sum));
         assert!(c.chunks_exact(n + GAP).all(|row| row[n..].iter().all(|x| x.is_nan())), "written past a row");
         [c.chunks_exact(n + GAP).flat_map(|row| row[..n].to_vec()).collect(), sum]
     }
@@ -255,5 +256,25 @@ fn a_row_of_zeros_gives_the_bias_exactly() {
     for cpu in cpus() {
         let [c, _] = case.run(&cpu, &case.packed(&cpu, true), 0..3, Epilogue::Store);
         assert_eq!(c[50..100], case.bias.data[..]);
+    }
+}
+
+/// bf16 in, bf16 out: as f32 on the same numbers, rounded once at the end.
+#[test]
+fn bf16_rows_and_results_equal_those_of_f32() {
+    let case = Case::new([37, 70, 52]);
+    let [m, n, k] = case.shape;
+    let short: Vec<bf16> = case.x.data.iter().map(|x| bf16::from_f32(*x)).collect();
+    let wide: Vec<f32> = short.iter().map(|x| x.to_f32()).collect();
+    for cpu in cpus() {
+        let (mut a, mut b) = (Rows::new(m, k), Rows::new(m, k));
+        a.quantise(&cpu, &short, &case.by.data);
+        b.quantise(&cpu, &wide, &case.by.data);
+        assert_eq!(bits(&a.dequantised()), bits(&b.dequantised()), "rows on {}", cpu.tier().name());
+        let w = case.packed(&cpu, true);
+        let (mut c, mut d) = (vec![bf16::NAN; m * n], vec![f32::NAN; m * n]);
+        int8::forward(&cpu, &a, &w, &mut c[..], n, Epilogue::Store, None);
+        int8::forward(&cpu, &a, &w, &mut d[..], n, Epilogue::Store, None);
+        assert!(c.iter().zip(&d).all(|(c, d)| *c == bf16::from_f32(*d)), "on {}", cpu.tier().name());
     }
 }
