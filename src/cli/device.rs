@@ -114,7 +114,13 @@ impl Common {
         self.cpu_only()?;
         let precision = match self.precision()? {
             Precision::Auto => Precision::F32,
-            asked => asked,
+            asked @ (Precision::F32 | Precision::Of(DType::Bf16)) => asked,
+            _ => {
+                return Err(Error::usage(format!(
+                    "--precision {}: training computes in f32 or bf16; choose one of these",
+                    self.precision
+                )));
+            }
         };
         let place = self.on_cpu("", precision)?;
         Ok(match precision {

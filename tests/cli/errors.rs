@@ -25,7 +25,8 @@ fn options() {
         TRAIN --device emulated => --device emulated
         TRAIN --device gpu => --device gpu: choose auto, cpu, cuda
         TRAIN --device cpu:3 => --device cpu:3: choose auto, cpu, cuda
-        TRAIN --precision bf16 => --precision bf16: this command computes in f32
+        TRAIN --precision int8 => --precision int8: training computes in f32 or bf16
+        TRAIN --precision tf32 => --precision tf32: training computes in f32 or bf16
         TRAIN --precision f64 => --precision f64: choose auto, f32
         TRAIN --threads 0 => '0'
         TRAIN --setting solo => 'solo'

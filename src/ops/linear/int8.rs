@@ -153,12 +153,7 @@ impl<X: Narrow> ProductKernel<X> for Quantise<'_, X> {
     #[inline(always)]
     fn run<P: Product<X = X>>(self, p: P) {
         let Self { row, q, scale, by } = self;
-        let s = p.simd();
-        *scale = round(s, q, |i, n| {
-            // SAFETY: the row has as many elements after i.
-            let x = unsafe { p.get(row.as_ptr().add(i), n) };
-            s.mul(x, slice::load(s, by, i))
-        });
+        *scale = round(p.simd(), q, Scaled { p, row, by });
     }
 }
 
@@ -178,19 +173,54 @@ impl Kernel<f32> for Normalise<'_> {
         let n = row.len() as f32;
         let mean = slice::sum(s, row) / n;
         let rstd = 1.0 / (slice::sum_sq_dev(s, row, mean) / n + eps).sqrt();
-        let (m, r) = (s.splat(mean), s.splat(rstd));
-        *scale = round(s, q, |i, _| s.mul(s.mul(s.sub(slice::load(s, row, i), m), r), slice::load(s, by, i)));
+        *scale = round(s, q, Normal { row, by, mean: s.splat(mean), rstd: s.splat(rstd) });
     }
 }
 
-/// Writes the bytes of a row whose vectors `at` gives (where they begin, how many elements they have); gives back what a
-/// unit stands for.
+/// The vectors of a row, where `i` is their first element and `n` how many they have. Not a closure: called twice, it would
+/// not be inlined, and be compiled without the tier's instructions.
+trait Vectors<S: Simd<E = f32>> {
+    fn at(&self, s: S, i: usize, n: usize) -> S::V;
+}
+
+struct Scaled<'a, P, X> {
+    p: P,
+    row: &'a [X],
+    by: &'a [f32],
+}
+impl<P: Product> Vectors<P::S> for Scaled<'_, P, P::X>
+where
+    P::S: Simd<E = f32>,
+{
+    #[inline(always)]
+    fn at(&self, s: P::S, i: usize, n: usize) -> <P::S as Simd>::V {
+        // SAFETY: the row has n elements after i.
+        let x = unsafe { self.p.get(self.row[i..i + n].as_ptr(), n) };
+        s.mul(x, slice::load(s, self.by, i))
+    }
+}
+
+struct Normal<'a, S: Simd> {
+    row: &'a [f32],
+    by: &'a [f32],
+    mean: S::V,
+    rstd: S::V,
+}
+impl<S: Simd<E = f32>> Vectors<S> for Normal<'_, S> {
+    #[inline(always)]
+    fn at(&self, s: S, i: usize, _: usize) -> S::V {
+        let x = s.mul(s.sub(slice::load(s, self.row, i), self.mean), self.rstd);
+        s.mul(x, slice::load(s, self.by, i))
+    }
+}
+
+/// Writes the bytes of a row; gives back what a unit stands for.
 #[inline(always)]
-fn round<S: Simd<E = f32>>(s: S, q: &mut [u8], at: impl Fn(usize, usize) -> S::V) -> f32 {
+fn round<S: Simd<E = f32>>(s: S, q: &mut [u8], x: impl Vectors<S>) -> f32 {
     let (zero, mut top, mut odd) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
     let (l, k) = (S::LANES, q.len());
     for i in (0..k).step_by(l) {
-        let x = at(i, l.min(k - i));
+        let x = x.at(s, i, l.min(k - i));
         top = s.max(s.max(x, s.sub(zero, x)), top);
         // NaN once anything was not finite.
         odd = s.fma(x, zero, odd);
@@ -200,7 +230,7 @@ fn round<S: Simd<E = f32>>(s: S, q: &mut [u8], at: impl Fn(usize, usize) -> S::V
     for i in (0..k).step_by(l) {
         let n = l.min(k - i);
         // SAFETY: n bytes of q follow i.
-        unsafe { s.store_u8(q.as_mut_ptr().add(i), n, s.mul(at(i, n), by)) };
+        unsafe { s.store_u8(q.as_mut_ptr().add(i), n, s.mul(x.at(s, i, n), by)) };
     }
     scale
 }

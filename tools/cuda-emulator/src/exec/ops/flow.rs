@@ -249,7 +249,7 @@ pub fn give(w: &mut Warp, cta: &mut Cta, mask: Mask, results: &Returns, depth: u
 }
 
 /// Whether a branch closes a loop that waits for another thread: short, back, with a load or an atomic that may see what
-/// others wrote, and without a store.
+/// others wrote, and without a store. To add anything but 0 is to work, not to wait.
 pub fn spins(f: &Function, n: usize) -> bool {
     let i = &f.body[n];
     let Some(Operand::Symbol(name, _)) = i.operands.first().filter(|_| i.op == "bra") else { return false };
@@ -258,7 +258,8 @@ pub fn spins(f: &Function, n: usize) -> bool {
     let strong = ["volatile", "relaxed", "acquire", "acq_rel", "mmio"];
     let looks = |i: &Instr| match i.op.as_str() {
         "ld" => strong.iter().any(|m| i.has(m)),
-        "atom" => i.has("cas") || i.has("exch") || i.has("or") || i.has("add"),
+        "atom" if i.has("add") => matches!(i.operands.last(), Some(Operand::Int(0))),
+        "atom" => i.has("cas") || i.has("exch") || i.has("or"),
         _ => false,
     };
     body.iter().any(looks)
