@@ -147,6 +147,7 @@ pub trait Cell<X: Operand>: Copy + Send + Sync + 'static {
 }
 impl<X: Operand<Sum = f32>> Cell<X> for f32 {
     const SUMS: bool = true;
+    // SAFETY: as the trait says.
     #[inline(always)]
     unsafe fn put<P: Product<X = X>>(p: P, to: *mut f32, n: usize, v: Sums<P>) {
         let s = p.simd();
@@ -156,6 +157,7 @@ impl<X: Operand<Sum = f32>> Cell<X> for f32 {
 }
 impl Cell<half::bf16> for half::bf16 {
     const SUMS: bool = false;
+    // SAFETY: as the trait says.
     #[inline(always)]
     unsafe fn put<P: Product<X = half::bf16>>(p: P, to: *mut half::bf16, n: usize, v: Sums<P>) {
         // SAFETY: the caller's.
