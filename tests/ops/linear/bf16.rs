@@ -125,6 +125,8 @@ fn every_epilogue_equals_naive_f64() {
         let tol = 2.0 * tolerance(shape[2] + shape[3]);
         for (name, epilogue) in case.epilogues() {
             let want = case.want(epilogue);
+            // The tier's GELU is a fourth of a rounding to bf16 off.
+            let tol = if name.contains("gelu") { tol + 5e-4 } else { tol };
             let top = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
             let what = format!("{shape:?} {name}");
             let start = if name == "residual" { 0.5 } else { f32::NAN };
