@@ -23,6 +23,13 @@ pub fn all(c: &mut criterion::Criterion) {
     case(c, "small392", models::model("small392"), &frame);
 }
 
+/// What a CPU computes in, and how far its maps may be from f64's.
+fn precisions(cpu: &Cpu) -> impl Iterator<Item = (Options, &'static str, f64)> {
+    let bf16 = cpu.has_bf16().then_some((Precision::Of(DType::Bf16), "bf16", 8e-3));
+    let all = std::iter::once((Precision::F32, "f32", 1e-4)).chain(bf16);
+    all.map(|(precision, name, bound)| (Options { precision, ..Options::default() }, name, bound))
+}
+
 fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageView) {
     check(&model, frame);
     let cfg = &model.config;
@@ -34,12 +41,14 @@ fn case(c: &mut criterion::Criterion, name: &str, model: Model, frame: &ImageVie
     let decoder = cfg.decoder_blocks * ch * (5 * n * (ch + hp) + 8 * cfg.prototypes * ch);
     let flop = 2.0 * (encoder + middle + decoder) as f64;
     for cpu in cpus() {
-        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &Options::default()).unwrap();
-        let mut verdict = Verdict::default();
-        time(c, "score", name, &cpu, Work::Flop(flop), || {
-            scorer.score_into(frame, &mut verdict).unwrap();
-            verdict.score
-        });
+        for (options, precision, _) in precisions(&cpu) {
+            let mut scorer = Scorer::new(model.clone(), cpu.clone(), &options).unwrap();
+            let mut verdict = Verdict::default();
+            time(c, "score", &format!("{name} {precision}"), &cpu, Work::Flop(flop), || {
+                scorer.score_into(frame, &mut verdict).unwrap();
+                verdict.score
+            });
+        }
     }
     on_gpu(c, name, &model, frame);
 }
@@ -52,8 +61,8 @@ fn on_gpu(c: &mut criterion::Criterion, name: &str, model: &Model, frame: &Image
     }
     let batches: &[usize] = if gpu.is_emulated() { &[1] } else { &[1, 8, 32] };
     let mut want = Verdict::default();
-    let cpu = Scorer::new(model.clone(), Cpu::new(None).unwrap(), &Options::default());
-    cpu.unwrap().score_into(frame, &mut want).unwrap();
+    let f32 = Options { precision: Precision::F32, ..Options::default() };
+    Scorer::new(model.clone(), Cpu::new(None).unwrap(), &f32).unwrap().score_into(frame, &mut want).unwrap();
     for dtype in [DType::Bf16, DType::F16] {
         let options = Options { precision: Precision::Of(dtype), ..Options::default() };
         let mut scorer = Scorer::new(model.clone(), gpu.clone(), &options).unwrap();
@@ -77,7 +86,10 @@ fn check(model: &Model, frame: &ImageView) {
     let cpu = Cpu::new(None).unwrap();
     let crop = preprocess::crop_u8(&cpu, frame, 128, 112).unwrap();
     let img = preprocess::normalise(&crop, 112, 112).reshaped(&[1, 3, 112, 112]);
-    let mut verdict = Verdict::default();
-    Scorer::new(model.clone(), cpu, &Options::default()).unwrap().score_into(frame, &mut verdict).unwrap();
-    close("map", &verdict.map, &models::maps64(&model, &img), 1e-4);
+    let want = models::maps64(&model, &img);
+    for (options, precision, bound) in precisions(&cpu) {
+        let mut verdict = Verdict::default();
+        Scorer::new(model.clone(), cpu.clone(), &options).unwrap().score_into(frame, &mut verdict).unwrap();
+        close(precision, &verdict.map, &want, bound);
+    }
 }
