@@ -19,9 +19,7 @@ pub struct Saved<E: Elem> {
     kv: Tensor<E>,
     attn: inp_attention::Saved<E>,
     out: Tensor<E>,
-    mid: Tensor<E>,
-    stats_mid: layernorm::Stats<E>,
-    mlp: bottleneck::Saved<E>,
+    mlp: bottleneck::Residual<E>,
 }
 
 /// x `(B, N, C)`, I `(B, P, C)` → `(B, N, C)`: `x = proj(relu(s·q̂·k̂ᵀ)·v)`, `x += mlp(LN2(x))`.
@@ -38,10 +36,8 @@ pub fn forward<E: Elem>(
     let kv = linear::forward(cpu, &norm_i, &p.kv.w, Some(&p.kv.b))?;
     let (out, attn) = inp_attention::forward(cpu, &q, &kv, &p.scale, heads)?;
     let mid = linear::forward(cpu, &out, &p.proj.w, Some(&p.proj.b))?;
-    let (norm, stats_mid) = layernorm::forward(cpu, &mid, &p.norm2.gain, &p.norm2.bias, TRAINED_EPS)?;
-    let (mut y, mlp) = bottleneck::forward(cpu, &p.mlp, norm)?;
-    fuse::add(cpu, &mut y, &mid)?;
-    Ok((y, Saved { x, norm_x, stats_x, norm_i, stats_i, q, kv, attn, out, mid, stats_mid, mlp }))
+    let (y, mlp) = bottleneck::residual(cpu, &p.norm2, &p.mlp, mid)?;
+    Ok((y, Saved { x, norm_x, stats_x, norm_i, stats_i, q, kv, attn, out, mlp }))
 }
 
 /// dy `(B, N, C)` → dx `(B, N, C)`; `dinp += …` `(B, P, C)`; parameter gradients are added to `d`.
@@ -56,11 +52,7 @@ pub fn backward<E: Elem>(
     dinp: &mut Tensor<E>,
     d: &mut DecoderBlock<E>,
 ) -> Result<Tensor<E>> {
-    let dnorm = bottleneck::backward(cpu, &p.mlp, s.mlp, dy, &mut d.mlp, true)?.expect("asked for");
-    let n2 = &mut d.norm2;
-    let mut dmid =
-        layernorm::backward(cpu, &dnorm, &s.mid, &p.norm2.gain, &s.stats_mid, &mut n2.gain, &mut n2.bias)?;
-    fuse::add(cpu, &mut dmid, dy)?;
+    let dmid = bottleneck::residual_backward(cpu, &p.norm2, &p.mlp, s.mlp, dy, &mut d.norm2, &mut d.mlp)?;
     let dout = linear::backward(cpu, &dmid, &s.out, &p.proj.w, &mut d.proj.w, Some(&mut d.proj.b), true)?;
     let (dq, dkv) = inp_attention::backward(
         cpu,

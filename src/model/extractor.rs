@@ -17,9 +17,7 @@ pub struct Saved<E: Elem> {
     kv: Tensor<E>,
     probs: Tensor<E>,
     out: Tensor<E>,
-    mid: Tensor<E>,
-    stats_mid: layernorm::Stats<E>,
-    mlp: bottleneck::Saved<E>,
+    mlp: bottleneck::Residual<E>,
 }
 
 /// P0 `(P, C)`, f `(B, N, C)` → I `(B, P, C)`: `I = P0 + proj(softmax(q·kᵀ)·v)`, `I += mlp(LN2(I))`.
@@ -37,10 +35,8 @@ pub fn forward<E: Elem>(
     let (out, probs) = inp_extract::forward(cpu, &q, &kv, heads)?;
     let mut mid = linear::forward(cpu, &out, &p.proj.w, Some(&p.proj.b))?;
     fuse::add(cpu, &mut mid, prototypes)?; // the same P0 for every image
-    let (norm, stats_mid) = layernorm::forward(cpu, &mid, &p.norm2.gain, &p.norm2.bias, TRAINED_EPS)?;
-    let (mut inp, mlp) = bottleneck::forward(cpu, &p.mlp, norm)?;
-    fuse::add(cpu, &mut inp, &mid)?;
-    Ok((inp, Saved { norm_p, stats_p, norm_f, stats_f, q, kv, probs, out, mid, stats_mid, mlp }))
+    let (inp, mlp) = bottleneck::residual(cpu, &p.norm2, &p.mlp, mid)?;
+    Ok((inp, Saved { norm_p, stats_p, norm_f, stats_f, q, kv, probs, out, mlp }))
 }
 
 /// dI `(B, P, C)`; parameter gradients are added to `d` and `dprototypes`. f is frozen and gets no gradient.
@@ -56,10 +52,7 @@ pub fn backward<E: Elem>(
     d: &mut Extractor<E>,
     dprototypes: &mut Tensor<E>,
 ) -> Result<()> {
-    let dnorm = bottleneck::backward(cpu, &p.mlp, s.mlp, dinp, &mut d.mlp, true)?.expect("asked for");
-    let (g2, n2) = (&p.norm2.gain, &mut d.norm2);
-    let mut dmid = layernorm::backward(cpu, &dnorm, &s.mid, g2, &s.stats_mid, &mut n2.gain, &mut n2.bias)?;
-    fuse::add(cpu, &mut dmid, dinp)?;
+    let dmid = bottleneck::residual_backward(cpu, &p.norm2, &p.mlp, s.mlp, dinp, &mut d.norm2, &mut d.mlp)?;
     for image in dmid.data.chunks(prototypes.len()) {
         dprototypes.data.iter_mut().zip(image).for_each(|(d, x)| *d += *x);
     }

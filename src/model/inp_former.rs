@@ -195,11 +195,44 @@ pub fn forward<E: Elem>(
         head.decoder.push(saved);
         x = y;
     }
-    // Each block kept its input, which is the output of the one before.
-    let outputs: Vec<_> = head.decoder.iter().skip(1).map(|s| &s.x).chain([&x]).rev().collect();
-    let mean = |g: &Vec<usize>| fuse::mean(cpu, &g.iter().map(|&i| outputs[i]).collect::<Vec<_>>());
-    head.de = cfg.decoder_groups.iter().map(mean).collect::<Result<_>>()?;
+    head.de = groups(cpu, cfg, head.decoder.iter().map(|s| &s.x), &x)?;
     Ok(head)
+}
+
+/// Means of the decoder's groups, of its blocks' inputs and the last one's output: each block's input is the output of the
+/// one before.
+pub(crate) fn groups<'a, E: Elem>(
+    cpu: &Cpu,
+    cfg: &Config,
+    inputs: impl Iterator<Item = &'a Tensor<E>>,
+    last: &'a Tensor<E>,
+) -> Result<Vec<Tensor<E>>> {
+    let outputs: Vec<_> = inputs.skip(1).chain([last]).collect();
+    let of = |i: &usize| outputs[outputs.len() - 1 - i];
+    let mean = |g: &Vec<usize>| fuse::mean(cpu, &g.iter().map(of).collect::<Vec<_>>());
+    cfg.decoder_groups.iter().map(mean).collect()
+}
+
+/// Back through the decoder's blocks, last first: `block` makes its output's gradient that of its input. What comes out is
+/// the gradient of the decoder's input; `None` without a block.
+pub(crate) fn decoder_backward<E: Elem, S>(
+    cpu: &Cpu,
+    cfg: &Config,
+    saved: Vec<S>,
+    dde: &[Tensor<E>],
+    mut block: impl FnMut(usize, S, &Tensor<E>) -> Result<Tensor<E>>,
+) -> Result<Option<Tensor<E>>> {
+    let mut dx: Option<Tensor<E>> = None;
+    for (j, saved) in saved.into_iter().enumerate().rev() {
+        let (weight, group) = cfg.decoder_share(j);
+        let own = (E::from_f64(weight), &dde[group]);
+        let dy = match &dx {
+            Some(dx) => fuse::weighted(cpu, &[(E::ONE, dx), own])?,
+            None => fuse::weighted(cpu, &[own])?,
+        };
+        dx = Some(block(j, saved, &dy)?);
+    }
+    Ok(dx)
 }
 
 /// Group gradients `dde` `(B, N, C)` each and `dinp` `(B, P, C)` (of the coherence loss) → parameter gradients, added
@@ -213,17 +246,10 @@ pub fn backward<E: Elem>(
     mut dinp: Tensor<E>,
     d: &mut Trained<E>,
 ) -> Result<()> {
-    let mut dx: Option<Tensor<E>> = None;
-    for (j, saved) in head.decoder.into_iter().enumerate().rev() {
-        let (weight, group) = cfg.decoder_share(j);
-        let own = (E::from_f64(weight), &dde[group]);
-        let dy = match &dx {
-            Some(dx) => fuse::weighted(cpu, &[(E::ONE, dx), own])?,
-            None => fuse::weighted(cpu, &[own])?,
-        };
+    let dx = decoder_backward(cpu, cfg, head.decoder, dde, |j, saved, dy| {
         let (block, dblock) = (&p.decoder[j], &mut d.decoder[j]);
-        dx = Some(decoder::backward(cpu, block, &head.inp, cfg.heads, saved, &dy, &mut dinp, dblock)?);
-    }
+        decoder::backward(cpu, block, &head.inp, cfg.heads, saved, dy, &mut dinp, dblock)
+    })?;
     if let (Some(saved), Some(dx)) = (head.bottleneck, dx) {
         bottleneck::backward(cpu, &p.bottleneck, saved, &dx, &mut d.bottleneck, false)?;
     }

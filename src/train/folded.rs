@@ -9,9 +9,10 @@ mod extractor;
 
 use crate::error::Result;
 use crate::model::encoder::Features;
+use crate::model::inp_former::{decoder_backward, groups};
 use crate::model::params::Trained;
 use crate::model::{Config, bottleneck};
-use crate::ops::{fuse, gather_loss};
+use crate::ops::gather_loss;
 use crate::runtime::{Cpu, Elem, Tensor};
 
 /// Everything after the encoder, forward.
@@ -41,10 +42,7 @@ pub fn forward<E: Elem>(cpu: &Cpu, p: &Trained<E>, cfg: &Config, features: &Feat
         decoder.push(saved);
         x = y;
     }
-    // Each block kept its input, which is the output of the one before.
-    let outputs: Vec<_> = decoder.iter().skip(1).map(|s| &s.x).chain([&x]).rev().collect();
-    let mean = |g: &Vec<usize>| fuse::mean(cpu, &g.iter().map(|&i| outputs[i]).collect::<Vec<_>>());
-    let de = cfg.decoder_groups.iter().map(mean).collect::<Result<_>>()?;
+    let de = groups(cpu, cfg, decoder.iter().map(|s: &decoder::Saved<E>| &s.x), &x)?;
     Ok(Head { fused, inp, gather, de, extractor, bottleneck, decoder })
 }
 
@@ -58,17 +56,10 @@ pub fn backward<E: Elem>(
     mut dinp: Tensor<E>,
     d: &mut Trained<E>,
 ) -> Result<()> {
-    let mut dx: Option<Tensor<E>> = None;
-    for (j, saved) in head.decoder.into_iter().enumerate().rev() {
-        let (weight, group) = cfg.decoder_share(j);
-        let own = (E::from_f64(weight), &dde[group]);
-        let dy = match &dx {
-            Some(dx) => fuse::weighted(cpu, &[(E::ONE, dx), own])?,
-            None => fuse::weighted(cpu, &[own])?,
-        };
+    let dx = decoder_backward(cpu, cfg, head.decoder, dde, |j, saved, dy| {
         let (block, dblock) = (&p.decoder[j], &mut d.decoder[j]);
-        dx = Some(decoder::backward(cpu, block, &head.inp, saved, &dy, &mut dinp, dblock, cfg.heads)?);
-    }
+        decoder::backward(cpu, block, &head.inp, saved, dy, &mut dinp, dblock, cfg.heads)
+    })?;
     if let Some(dx) = dx {
         bottleneck::backward(cpu, &p.bottleneck, head.bottleneck, &dx, &mut d.bottleneck, false)?;
     }
