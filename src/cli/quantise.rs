@@ -1,7 +1,8 @@
 //! `quantise`: calibrates a model for int8 with good images and stores the calibration in the model file.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -27,8 +28,8 @@ pub struct Quantise {
     #[arg(long, value_name = "DIR")]
     good: PathBuf,
     /// Use this many of them, spread over all
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    pictures: usize,
+    #[arg(long, default_value = "32", value_name = "N")]
+    pictures: NonZeroUsize,
     /// Labelled data set: the change of its image AUROC is measured and bounded
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -42,8 +43,11 @@ impl Quantise {
         let cpu = common.cpu()?;
         let mut model: Model = common.model(&self.model)?;
         let (resize, crop) = (model.config.resize, model.config.crop);
+        // What may be wrong with it is said before the work.
+        let data =
+            self.data.as_ref().map(|dir| Dataset::open(dir, self.dataset.layout(), &[])).transpose()?;
         let all = inputs::expand(&[self.good.to_string_lossy().into_owned()])?;
-        let step = all.len().div_ceil(self.pictures.max(1));
+        let step = all.len().div_ceil(self.pictures.get());
         let (mut crops, mut failed) = (Vec::new(), false);
         for input in all.iter().step_by(step) {
             match image::decode(&input.path, &Limits::default()).and_then(|p| p.crop(resize, crop)) {
@@ -57,11 +61,13 @@ impl Quantise {
         if crops.is_empty() {
             return Err(Error::usage("none of the good pictures could be read"));
         }
-        let mut found = int8::calibrate(&cpu, &model, &crops)?;
+        let bar = common.bar(int8::steps(&model, crops.len()), "calibrating");
+        let mut found = int8::calibrate(&cpu, &model, &crops, &mut || bar.inc(1))?;
+        bar.finish_and_clear();
         model.int8 = found.smoothing.clone();
         model.config.other.insert("int8".into(), found.to_json());
-        if let Some(data) = &self.data {
-            found.auroc_shift = self.auroc_shift(common, &cpu, &model, data)?;
+        if let Some(data) = &data {
+            found.auroc_shift = auroc_shift(common, &cpu, &model, data)?;
             model.config.other.insert("int8".into(), found.to_json());
         }
         model.to_file().write(&self.model)?;
@@ -74,34 +80,41 @@ impl Quantise {
             common.note(format!("calibration for int8 stored in {path}; use it with --precision int8"));
         } else {
             common.warn(format!(
-                "in int8 this model strays too far from f32 (map error {:.2e}, correlation {:.4}, score error {:.2e}): \
-                 stored in {path}, but --precision int8 will need --allow-inaccurate",
-                found.map_error, found.correlation, found.score_error
+                "in int8 this model strays too far from f32 (map error {:.2e}, correlation {:.4}, score error {:.2e}, \
+                 AUROC shift {}): stored in {path}, but --precision int8 will need --allow-inaccurate",
+                found.map_error,
+                found.correlation,
+                found.score_error,
+                shift(&found)
             ));
         }
         Ok(if failed { Done::SomeFailed } else { Done::All })
     }
+}
 
-    /// Largest change of a class's image AUROC from f32 to int8; `None` where no class has good and bad pictures.
-    fn auroc_shift(&self, common: &Common, cpu: &Cpu, model: &Model, data: &Path) -> Result<Option<f64>> {
-        let data = Dataset::open(data, self.dataset.layout(), &[])?;
-        let (mode, binarize) = (Mode::Exact, Binarize::Half);
-        let setting = Setting { cpu: cpu.clone(), mode, binarize, flow: Flow::default() };
-        let each = [Precision::F32, Precision::Int8].map(|precision| {
-            let options = Options { precision, allow_inaccurate: true, ..Options::default() };
-            let mut scorer = Scorer::new(model.clone(), cpu.clone(), &options)?;
-            let auroc = |class| {
-                let (tested, _) = test_class(common, &mut scorer, class, &setting)?;
-                let scores: Vec<f32> = tested.iter().map(|t| t.score).collect();
-                let labels: Vec<bool> = tested.iter().map(|t| t.defect.is_some()).collect();
-                Ok(image_metrics(&scores, &labels)?.auroc)
-            };
-            data.classes.iter().map(auroc).collect::<Result<Vec<_>>>()
-        });
-        let [exact, int8] = each;
-        let shifts = exact?.into_iter().zip(int8?).filter_map(|(a, b)| Some((a? - b?).abs()));
-        Ok(shifts.max_by(f64::total_cmp))
-    }
+/// Largest change of a class's image AUROC from f32 to int8; `None` where no class has good and bad pictures.
+fn auroc_shift(common: &Common, cpu: &Cpu, model: &Model, data: &Dataset) -> Result<Option<f64>> {
+    let (mode, binarize) = (Mode::Exact, Binarize::Half);
+    let setting = Setting { cpu: cpu.clone(), mode, binarize, flow: Flow::default() };
+    let each = [Precision::F32, Precision::Int8].map(|precision| {
+        let options = Options { precision, allow_inaccurate: true, ..Options::default() };
+        let mut scorer = Scorer::new(model.clone(), cpu.clone(), &options)?;
+        let auroc = |class| {
+            let (tested, _) = test_class(common, &mut scorer, class, &setting)?;
+            let scores: Vec<f32> = tested.iter().map(|t| t.score).collect();
+            let labels: Vec<bool> = tested.iter().map(|t| t.defect.is_some()).collect();
+            Ok(image_metrics(&scores, &labels)?.auroc)
+        };
+        data.classes.iter().map(auroc).collect::<Result<Vec<_>>>()
+    });
+    let [exact, int8] = each;
+    let shifts = exact?.into_iter().zip(int8?).filter_map(|(a, b)| Some((a? - b?).abs()));
+    Ok(shifts.max_by(f64::total_cmp))
+}
+
+/// The change of the AUROC as it is said.
+fn shift(c: &Calibration) -> String {
+    c.auroc_shift.map_or("not measured".into(), |s| format!("{s:.4}"))
 }
 
 /// A row a layer, then what they make together.
@@ -116,7 +129,7 @@ fn table(c: &Calibration) -> String {
         table.add_row([l.name.clone(), shape, alpha, format!("{:.4}", l.error), how]);
     }
     table.column_iter_mut().skip(1).take(3).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
-    let auroc = c.auroc_shift.map_or("not measured".into(), |s| format!("{s:.4}"));
+    let auroc = shift(c);
     format!(
         "{table}\n{} pictures against f32: map error {:.2e}, correlation {:.5}, score error {:.2e}; AUROC shift {auroc}",
         c.images, c.map_error, c.correlation, c.score_error

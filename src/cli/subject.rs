@@ -69,7 +69,9 @@ impl Subject {
         let pixels = frame();
         let view = ImageView::rgb(&pixels, WIDTH, HEIGHT)?;
         let crop = crop_u8(&cpu, &view, model.config.resize, model.config.crop)?;
-        let found = int8::calibrate(&cpu, &model, &[crop])?;
+        let bar = common.bar(int8::steps(&model, 1), "calibrating");
+        let found = int8::calibrate(&cpu, &model, &[crop], &mut || bar.inc(1))?;
+        bar.finish_and_clear();
         common.note(format!("calibrated for int8 with the frame: map error {:.2e}", found.map_error));
         model.config.other.insert("int8".into(), found.to_json());
         model.int8 = found.smoothing;

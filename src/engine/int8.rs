@@ -103,39 +103,46 @@ pub fn check(model: &Model, allow_inaccurate: bool) -> Result<()> {
     }
     Err(Error::usage(format!(
         "--precision int8: on its calibration pictures this model strays too far from f32 (map error {}, at most \
-         {MAP_BOUND} is allowed; score error {}, {SCORE_BOUND}; AUROC {}, {AUROC_BOUND}); use another precision, or \
-         --allow-inaccurate",
-        found["map_error"], found["score_error"], found["auroc_shift"]
+         {MAP_BOUND} is allowed; correlation {}, at least {CORRELATION_BOUND}; score error {}, {SCORE_BOUND}; AUROC \
+         shift {}, {AUROC_BOUND}); use another precision, or --allow-inaccurate",
+        found["map_error"], found["map_correlation"], found["score_error"], found["auroc_shift"]
     )))
 }
 
 /// Native maps and score of each picture.
 type Scored = Vec<(Vec<Vec<f32>>, f32)>;
 
-fn score(on: &mut OnCpu, crops: &[Vec<u8>]) -> Result<Scored> {
+fn score(on: &mut OnCpu, crops: &[Vec<u8>], step: &mut dyn FnMut()) -> Result<Scored> {
     let (mut v, mut scored) = (Verdict::default(), Scored::new());
     for crop in crops {
         on.score(Pixels::U8(crop), &mut v, &mut |_| {})?;
         scored.push((on.native_maps().to_vec(), v.score));
+        step();
     }
     Ok(scored)
 }
 
-/// Calibrates with good pictures, crops `(X, X, 3)` RGB. Errors: no picture; a model that cannot score; a map that is not
-/// finite.
-pub fn calibrate(cpu: &Cpu, model: &Model, crops: &[Vec<u8>]) -> Result<Calibration> {
+/// Pictures scored and layers searched by [`calibrate`].
+pub fn steps(model: &Model, pictures: usize) -> usize {
+    2 * pictures + model.config.large_layers().len()
+}
+
+/// Calibrates with good pictures, crops `(X, X, 3)` RGB. `step` is called [`steps`] times or, where layers are taken out
+/// again, once more for each picture. Errors: no picture; a model that cannot score; a map that is not finite.
+pub fn calibrate(cpu: &Cpu, model: &Model, crops: &[Vec<u8>], step: &mut dyn FnMut()) -> Result<Calibration> {
     let size = 3 * model.config.crop.pow(2);
     if crops.is_empty() || crops.iter().any(|c| c.len() != size) {
         return Err(Error::usage(format!("int8 is calibrated with one or more crops of {size} bytes")));
     }
     let mut exact = OnCpu::new(model.clone(), cpu.clone(), CpuPrecision::F32, false)?;
     exact.watch(Some(Watch::default()));
-    let want = score(&mut exact, crops)?;
+    let want = score(&mut exact, crops, step)?;
     let seen = exact.watch(None).unwrap_or_default().layers;
     drop(exact);
     let (mut smoothing, mut layers) = (Smoothing::new(), Vec::new());
     let mut decide = |name: &str, p: &Plain| {
         let (alpha, error, by) = seen.get(name).map_or((None, f64::NAN, Vec::new()), |s| search(cpu, p, s));
+        step();
         let fits = error <= LAYER_BOUND;
         let not_int8 = (!fits).then_some("its error is above the bound");
         layers.push(LayerReport { name: name.into(), shape: [p.b.len(), p.k()], alpha, error, not_int8 });
@@ -147,7 +154,7 @@ pub fn calibrate(cpu: &Cpu, model: &Model, crops: &[Vec<u8>]) -> Result<Calibrat
     let mut on = OnCpu::deciding(model.clone(), cpu.clone(), CpuPrecision::Int8, false, &mut decide)?;
     let mut rounds = 0;
     loop {
-        let found = compare(&want, &score(&mut on, crops)?);
+        let found = compare(&want, &score(&mut on, crops, step)?);
         let [map_error, correlation, score_error] = found;
         let c = Calibration {
             smoothing: smoothing.clone(),

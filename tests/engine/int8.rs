@@ -25,7 +25,10 @@ fn crops(m: &Model, seed: &str, n: usize) -> Vec<Vec<u8>> {
 }
 
 fn calibrated(mut m: Model, cpu: &Cpu) -> Model {
-    let found = int8::calibrate(cpu, &m, &crops(&m, "calibration", 2)).unwrap();
+    let mut steps = 0;
+    let found = int8::calibrate(cpu, &m, &crops(&m, "calibration", 2), &mut || steps += 1).unwrap();
+    let left_out = found.layers.iter().any(|l| l.not_int8 == Some("the maps err too much with it"));
+    assert_eq!(steps == int8::steps(&m, 2), !left_out, "{steps} steps");
     assert!(found.is_accurate(), "{:#}", found.to_json());
     assert!(
         found.layers.len() == m.config.large_layers().len() && found.smoothing.len() * 2 > found.layers.len()
@@ -134,6 +137,6 @@ fn what_is_not_calibrated_or_not_accurate_is_refused() {
     m.config.other["int8"]["accurate"] = false.into();
     assert!(open(&m, false).unwrap_err().contains("strays too far from f32"));
     open(&m, true).unwrap();
-    let said = int8::calibrate(&cpu, &m, &[vec![0; 5]]).unwrap_err().to_string();
+    let said = int8::calibrate(&cpu, &m, &[vec![0; 5]], &mut || ()).unwrap_err().to_string();
     assert!(said.contains("crops of 37632 bytes"), "{said}");
 }
