@@ -61,6 +61,16 @@ pub fn close<A: Elem, B: Elem>(what: &str, got: &[A], want: &[B], tol: f64) {
     assert!(e <= tol, "{what}: relative error {e:.3e} above {tol:.1e}");
 }
 
+/// Pearson's correlation, in f64.
+pub fn correlation(a: &[f32], b: &[f32]) -> f64 {
+    let mean = |x: &[f32]| x.iter().map(|x| *x as f64).sum::<f64>() / x.len() as f64;
+    let (ma, mb) = (mean(a), mean(b));
+    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+        a.iter().zip(b).map(|(x, y)| f(*x as f64 - ma, *y as f64 - mb)).sum()
+    };
+    sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()
+}
+
 /// Integer in (-2^24, 2^24), odd: element `i` of the generator's stream `name`.
 pub fn s_value(name: &str, i: usize) -> i64 {
     let mut key = 0xCBF2_9CE4_8422_2325u64;

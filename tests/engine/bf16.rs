@@ -6,7 +6,7 @@ use inp_former::runtime::{Cpu, DType, Tensor, Tier};
 
 use super::with_outliers;
 use crate::models::model;
-use crate::support::{cpus, golden_input, rel_err};
+use crate::support::{correlation, cpus, golden_input, rel_err};
 
 /// This chip's instructions for bf16, or where there are none the scalar tier, which emulates them.
 fn cpu(threads: usize) -> Cpu {
@@ -29,16 +29,6 @@ fn scored(m: &Model, input: &Tensor, precision: Precision, zero_shot: bool) -> (
     let (mut scorer, mut v) = (scorer(m, &cpu(2), precision, zero_shot), Verdict::default());
     scorer.score_tensor_into(&input.data, &mut v).unwrap();
     (v.score, scorer.native_maps().unwrap().concat())
-}
-
-/// Pearson's correlation.
-fn correlation(a: &[f32], b: &[f32]) -> f64 {
-    let mean = |x: &[f32]| x.iter().map(|x| *x as f64).sum::<f64>() / x.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| {
-        a.iter().zip(b).map(|(a, b)| f(*a as f64 - ma, *b as f64 - mb)).sum::<f64>()
-    };
-    sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
 }
 
 #[track_caller]

@@ -10,7 +10,7 @@ use inp_former::runtime::cuda::{Gpu, image::IMAGES};
 use inp_former::runtime::{Cpu, DType, Device};
 
 use crate::models::model;
-use crate::support::{Checked, again, clean, golden, golden_input, gpu, gpu_with_kernels};
+use crate::support::{Checked, again, clean, correlation, golden, golden_input, gpu, gpu_with_kernels};
 
 /// Largest difference from f32 of a map on the patch grid, relative to the largest value.
 fn bound(dtype: DType) -> f32 {
@@ -25,16 +25,6 @@ fn on_cpu(m: &Model, zero_shot: bool) -> Scorer {
     let cpu = Cpu::new(None).unwrap();
     let options = Options { precision: Precision::F32, zero_shot, ..Options::default() };
     Scorer::new(m.clone(), cpu, &options).unwrap()
-}
-
-/// Of the values less their mean.
-fn correlation(a: &[f32], b: &[f32]) -> f64 {
-    let mean = |x: &[f32]| x.iter().map(|x| *x as f64).sum::<f64>() / x.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
-        a.iter().zip(b).map(|(x, y)| f(*x as f64 - ma, *y as f64 - mb)).sum()
-    };
-    sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()
 }
 
 #[track_caller]

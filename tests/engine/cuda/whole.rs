@@ -26,7 +26,7 @@ fn against_golden(name: &str, file: &str, batch: usize, dtypes: Vec<DType>) {
             }
             like(&mut checked, &what("map"), &v.map, want["amap_256_gauss"].slab(i), dtype);
             let score = want["score_top1pct"].data[i];
-            // Sums over 128 channels average bf16's rounding less than those of a published size do.
+            // Picture 1 of the small model is 1.02e-3 off: more than is allowed of a model of a published size.
             let bound = if name == "mini" && dtype == DType::Bf16 { 2e-3 } else { 1e-3 };
             checked.within(&what("score"), f64::from((v.score - score).abs()), bound);
         }

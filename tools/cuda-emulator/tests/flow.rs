@@ -149,6 +149,17 @@ fn blocks_wait_for_the_block_before_and_after() {
 }
 
 #[test]
+fn counting_is_not_waiting() {
+    // Long enough that a loop which waited would be said to hang.
+    let body = "ld.param.u64 %rd0, [out]; mov.u32 %r1, 0;
+        L: atom.global.add.u32 %r2, [%rd0], 1; add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 5000000; @%p1 bra L; ret;";
+    let m = machine(&kernel(OUT, body), Options::default());
+    let out = m.upload(&[0u32]);
+    m.launch("k", 1, 1, 0, &[out.into()]).ok();
+    assert_eq!(m.read::<u32>(out, 1), [5000000]);
+}
+
+#[test]
 fn a_barrier_of_the_grid() {
     let body = "ld.param.u64 %rd0, [out]; mov.u32 %r9, 0; mov.u32 %r1, %tid.x; mov.u32 %r7, %nctaid.x;
         R: bar.sync 0; setp.ne.u32 %p1, %r1, 0; @%p1 bra J; membar.gl; add.u32 %r9, %r9, 1;

@@ -166,7 +166,9 @@ impl Shadow {
     /// These pages were freed, and their addresses are not soon given again: who touched them costs memory no more.
     pub fn freed(&self, at: u64, bytes: u64) {
         let cells = |bytes: u64| bytes as usize / 4 * 8 * WORDS;
-        self.cells.drop_pages(cells(at - self.base), cells(bytes));
+        if let Some(from) = at.checked_sub(self.base) {
+            self.cells.drop_pages(cells(from), cells(bytes));
+        }
     }
     /// The bytes were just allocated: nobody has written them.
     pub fn forget(&self, at: u64, bytes: u64) {
