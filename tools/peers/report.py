@@ -44,6 +44,9 @@ def acceptance(result):
         ratio(f"{a}: PyTorch eager f32 / ours, batch 1, 2 threads", 1.5, row(rows, "torch-eager-f32"), ours, "image_ms")
         bf16 = row(rows, "ours-bf16")
         ratio(f"{a}: OpenVINO bf16 / ours bf16, batch 1, 2 threads", 1.2, row(rows, "openvino-bf16"), bf16, "image_ms")
+        int8, least = row(rows, "ours-int8"), {"small": 1.35, "base": 1.45}[arch]
+        ratio(f"{a}: ours bf16 / ours int8, batch 1, 2 threads", least, bf16, int8, "image_ms")
+        ratio(f"{a}: ONNX Runtime int8 / ours int8, batch 1, 2 threads", 1.4, row(rows, "ort-int8"), int8, "image_ms")
         rows = find(result, arch, 8, 2)
         peer, bf16 = row(rows, "openvino-bf16-throughput"), row(rows, "ours-bf16")
         ratio(f"{a}: OpenVINO bf16 throughput / ours bf16, batch 8, 2 threads", 1.15, peer, bf16, "image_ms")
