@@ -266,20 +266,27 @@ def compare_training(o, archs, data):
     tables, start = [], time.time()
     with open(o.out / "training.log", "w") as log:
         for arch in archs:
-            for batch in [int(b) for b in (o.batch or "4,16").split(",")]:
+            some = names
+            for batch in sorted(int(b) for b in (o.batch or "4,16").split(",")):
                 subprocess.run(script("prepare.py", data, arch, batch, "train"), check=True)
                 say(f"{arch}, training steps of {batch}, {o.threads} threads")
-                at = [o.binary, arch, batch, o.threads, names, data, o.seconds or 30, o.seed, log]
-                tables.append(training.table(Worker, script, *at, say))
+                at = [o.seconds or 30, o.seed, log, say, o.binary, (data, arch, batch, o.threads)]
+                tables.append(training.Table(Worker, script, *at).run(some))
+                some = training.fastest(some, tables[-1])
+                finish_training(o, tables, start)
+    text = (o.out / "training.md").read_text()
+    print(text)
+    if o.write:
+        report.write(o.write, text, "tools/compare --train")
+
+
+def finish_training(o, tables, start):
+    """Writes what there is after every table: a run is long."""
     result = {"machine": machine(), "date": time.strftime("%Y-%m-%d", time.gmtime()), "tables": tables}
     result["command"], result["minutes"] = "tools/compare " + " ".join(sys.argv[1:]), (time.time() - start) / 60
     result["acceptance"] = training.acceptance(tables)
     (o.out / "training.json").write_text(json.dumps(result, indent=1))
-    text = training.markdown(result, report)
-    (o.out / "training.md").write_text(text)
-    print(text)
-    if o.write:
-        report.write(o.write, text, "tools/compare --train")
+    (o.out / "training.md").write_text(training.markdown(result, report))
 
 
 def machine():
