@@ -99,53 +99,36 @@ impl Bench {
         let batch = usize::from(self.batch);
         let pixels = frame();
         let frames = vec![ImageView::rgb(&pixels, WIDTH, HEIGHT)?; batch];
-        let mut verdicts = vec![Verdict::default(); batch];
-        let mut call = |runner: &mut Runner, frames: &[ImageView]| -> Result<f64> {
-            let start = Instant::now();
-            runner.batch(frames, &mut verdicts[..frames.len()])?;
-            Ok(start.elapsed().as_secs_f64() * 1e3)
-        };
+        let mut clock = Clock::new(batch);
         let mut fastest = f64::INFINITY;
         for _ in 0..self.warmup.max(u32::from(self.iters.is_none() && !self.serve)) {
-            fastest = fastest.min(call(&mut runner, &frames)?);
+            fastest = fastest.min(clock.call(&mut runner, &frames)?);
         }
         if self.serve {
             for line in std::io::stdin().lock().lines() {
                 line.at("stdin", "read the next line")?;
-                print(&format!("{:.4}\n", call(&mut runner, &frames)?))?;
+                print(&format!("{:.4}\n", clock.call(&mut runner, &frames)?))?;
             }
             return Ok(Done::All);
         }
         let iters = self.iters.unwrap_or_else(|| (1e4 / fastest).clamp(10.0, 1000.0) as u32);
         let bar = common.bar(iters as usize, "measuring");
         let mut times = Vec::with_capacity(iters as usize);
+        clock.stages.clear();
         for _ in 0..iters {
-            times.push(call(&mut runner, &frames)?);
+            times.push(clock.call(&mut runner, &frames)?);
             bar.inc(1);
         }
         bar.finish_and_clear();
         let ms = Stats::of(&mut times);
 
-        // Stages are timed in calls of their own, so that the clock is no part of the latency.
-        let mut stages: Vec<(&'static str, f64)> = Vec::new();
-        let rounds = iters.div_ceil(4).min(50);
-        let mut verdict = Verdict::default();
-        for frame in (0..rounds).flat_map(|_| &frames) {
-            let mut last = Instant::now();
-            runner.timed(frame, &mut verdict, &mut |name| {
-                let ms = last.elapsed().as_secs_f64() * 1e3 / f64::from(rounds);
-                match stages.iter_mut().find(|s| s.0 == name) {
-                    Some(s) => s.1 += ms,
-                    None => stages.push((name, ms)),
-                }
-                last = Instant::now();
-            })?;
-        }
+        let mut stages = std::mem::take(&mut clock.stages);
+        stages.iter_mut().for_each(|s| s.1 /= f64::from(iters));
 
         let from_file = match (&self.file, first) {
             (Some(path), Some(first)) => {
                 // The first frame of another size makes the filter's coefficients anew.
-                call(&mut runner, &[view(&first)?])?;
+                clock.call(&mut runner, &[view(&first)?])?;
                 // As `score` reads a folder.
                 let (mut times, mut scoring, mut start) = (Vec::new(), 0.0, Instant::now());
                 let (limits, mut pictures) = (image::Limits::default(), Vec::with_capacity(batch));
@@ -155,8 +138,8 @@ impl Bench {
                 prefetch::staged(&cpu, files, None, read, load, |_, picture| {
                     pictures.push(picture?);
                     if pictures.len() == batch {
-                        scoring +=
-                            call(&mut runner, &pictures.iter().map(view).collect::<Result<Vec<_>>>()?)?;
+                        let frames = pictures.iter().map(view).collect::<Result<Vec<_>>>()?;
+                        scoring += clock.call(&mut runner, &frames)?;
                         pictures.clear();
                         times.push(start.elapsed().as_secs_f64() * 1e3);
                         start = Instant::now();
@@ -231,20 +214,43 @@ enum Runner {
 }
 
 impl Runner {
-    fn batch(&mut self, frames: &[ImageView], verdicts: &mut [Verdict]) -> Result<()> {
+    fn batch(&mut self, frames: &[ImageView], verdicts: &mut [Verdict], stage: Stage) -> Result<()> {
         match self {
-            Self::Engine(scorer) => scorer.score_batch_into(frames, verdicts),
-            Self::Plain(plain) => plain.batch(frames, verdicts, &mut |_| {}),
+            Self::Engine(scorer) => scorer.score_batch_timed(frames, verdicts, stage),
+            Self::Plain(plain) => plain.batch(frames, verdicts, stage),
         }
     }
-    /// One frame of a batch.
-    fn timed(&mut self, frame: &ImageView, verdict: &mut Verdict, stage: Stage) -> Result<()> {
-        match self {
-            Self::Engine(scorer) => scorer.score_timed(frame, verdict, stage),
-            Self::Plain(plain) => {
-                plain.batch(std::slice::from_ref(frame), std::slice::from_mut(verdict), stage)
+}
+
+/// Times calls, and in the same calls their stages: it is read some dozens of times a picture, which takes microseconds.
+struct Clock {
+    verdicts: Vec<Verdict>,
+    /// Milliseconds of all calls, in order; together they are the whole.
+    stages: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn new(batch: usize) -> Self {
+        Self { verdicts: vec![Verdict::default(); batch], stages: Vec::new() }
+    }
+    /// Milliseconds.
+    fn call(&mut self, runner: &mut Runner, frames: &[ImageView]) -> Result<f64> {
+        let Self { verdicts, stages } = self;
+        let start = Instant::now();
+        let mut last = start;
+        let mut stage = |name| {
+            let now = Instant::now();
+            let ms = (now - last).as_secs_f64() * 1e3;
+            match stages.iter_mut().find(|s| s.0 == name) {
+                Some(s) => s.1 += ms,
+                None => stages.push((name, ms)),
             }
-        }
+            last = now;
+        };
+        runner.batch(frames, &mut verdicts[..frames.len()], &mut stage)?;
+        // What follows the last picture's last stage.
+        stage("rest");
+        Ok((last - start).as_secs_f64() * 1e3)
     }
 }
 
@@ -386,16 +392,15 @@ impl Report {
         if let Some((stats, _)) = &self.from_file {
             row("from the file", stats);
         }
-        let total: f64 = self.stages.iter().map(|s| s.1).sum();
         let mut stages = Table::new();
         stages.load_preset(presets::UTF8_BORDERS_ONLY);
-        stages.set_header(["stage", "ms", "%", "GFLOP/s"]);
+        stages.set_header(["stage", "mean ms", "%", "GFLOP/s"]);
         for (name, ms) in &self.stages {
             let rate = self.gflop_per_s(name, *ms).map_or_else(String::new, |r| format!("{r:.0}"));
             stages.add_row([
                 name.to_string(),
                 format!("{ms:.3}"),
-                format!("{:.1}", 100.0 * ms / total),
+                format!("{:.1}", 100.0 * ms / self.ms.mean),
                 rate,
             ]);
         }

@@ -236,25 +236,7 @@ impl Scorer {
 
     /// Scores one picture. Errors: a map that is not finite.
     pub fn score_into(&mut self, frame: &ImageView, verdict: &mut Verdict) -> Result<()> {
-        self.score_timed(frame, verdict, &mut |_| {})
-    }
-
-    /// As [`Scorer::score_into`]; `stage` is called with each stage's name as it ends; on a GPU all is one stage.
-    pub fn score_timed(
-        &mut self,
-        frame: &ImageView,
-        verdict: &mut Verdict,
-        stage: &mut dyn FnMut(&'static str),
-    ) -> Result<()> {
-        match &mut self.on {
-            On::Cpu(on) => on.frame(frame, verdict, stage)?,
-            On::Cuda(on) => {
-                on.frames(std::slice::from_ref(frame), std::slice::from_mut(verdict))?;
-                stage("frame to score");
-            }
-        }
-        self.judge(verdict);
-        Ok(())
+        self.score_batch_into(std::slice::from_ref(frame), std::slice::from_mut(verdict))
     }
 
     /// Scores a picture that is already a normalised tensor `(3, X, X)`. Errors: another length; a map that is not finite.
@@ -291,14 +273,28 @@ impl Scorer {
     /// together. Errors: unless there are as many verdicts as pictures; a map that is not finite (the verdicts before it are
     /// good).
     pub fn score_batch_into(&mut self, frames: &[ImageView], verdicts: &mut [Verdict]) -> Result<()> {
+        self.score_batch_timed(frames, verdicts, &mut |_| {})
+    }
+
+    /// As [`Scorer::score_batch_into`]; `stage` is called with each stage's name as it ends, for each picture anew; on a GPU
+    /// all is one stage.
+    pub fn score_batch_timed(
+        &mut self,
+        frames: &[ImageView],
+        verdicts: &mut [Verdict],
+        stage: &mut dyn FnMut(&'static str),
+    ) -> Result<()> {
         if frames.len() != verdicts.len() {
             return Err(Error::usage(format!("{} verdicts for {} pictures", verdicts.len(), frames.len())));
         }
         match &mut self.on {
             On::Cpu(on) => {
-                frames.iter().zip(verdicts.iter_mut()).try_for_each(|(f, v)| on.frame(f, v, &mut |_| {}))?
+                frames.iter().zip(verdicts.iter_mut()).try_for_each(|(f, v)| on.frame(f, v, stage))?
             }
-            On::Cuda(on) => on.frames(frames, verdicts)?,
+            On::Cuda(on) => {
+                on.frames(frames, verdicts)?;
+                stage("frame to score");
+            }
         }
         verdicts.iter_mut().for_each(|v| self.judge(v));
         Ok(())
