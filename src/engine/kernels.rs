@@ -177,6 +177,12 @@ pub fn distances(cpu: &Cpu, f: &[f32], inp: &[f32], c: usize, map: &mut [f32]) {
     });
 }
 
+/// Not a closure: called at several places it would stay out of line, without the tier's instructions.
+#[inline(always)]
+fn norm<S: Simd<E = f32>>(s: S, x: &[f32]) -> f32 {
+    slice::dot(s, x, x).sqrt().max(1e-8)
+}
+
 /// `1 - cos` of each row of a with its own row of d (`each`), or the smallest over all rows of d.
 struct Distance<'a> {
     out: &'a mut [f32],
@@ -189,18 +195,17 @@ impl Kernel<f32> for Distance<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
-        let norm = |x: &[f32]| slice::dot(s, x, x).sqrt().max(1e-8);
         let mut of = self.d.chunks_exact(self.c);
         for (o, a) in self.out.iter_mut().zip(self.a.chunks_exact(self.c)) {
-            let na = norm(a);
+            let na = norm(s, a);
             if self.each {
                 let d = of.next().expect("as many rows");
-                *o = 1.0 - slice::dot(s, a, d) / (na * norm(d));
+                *o = 1.0 - slice::dot(s, a, d) / (na * norm(s, d));
                 continue;
             }
             let mut best = f32::INFINITY;
             for d in self.d.chunks_exact(self.c) {
-                let x = 1.0 - slice::dot(s, a, d) / (na * norm(d));
+                let x = 1.0 - slice::dot(s, a, d) / (na * norm(s, d));
                 // NaN stays once it came.
                 best = if x < best || x.is_nan() { x } else { best };
             }
