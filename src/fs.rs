@@ -26,9 +26,19 @@ pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
 /// no regular file (a pipe, `/dev/stdout`) is written to directly. What a process that was killed left of its own is
 /// removed by the next that writes into the folder.
 ///
-/// Errors: no such folder, no permission, a full disk, each as a sentence.
+/// Errors: a read-only file, no such folder, no permission, a full disk, each as a sentence.
 pub fn write_with(path: &Path, body: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     write(path, true, body)
+}
+
+/// What can be known of the errors of [`write_with`] before the work whose result it will write.
+pub fn expect_writable(path: &Path) -> Result<()> {
+    let mut opened = false;
+    let written = write(path, false, |_| {
+        opened = true;
+        Err(ErrorKind::Other.into())
+    });
+    if opened { Ok(()) } else { written }
 }
 
 fn write(path: &Path, sync: bool, body: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
@@ -38,6 +48,10 @@ fn write(path: &Path, sync: bool, body: impl FnOnce(&mut File) -> io::Result<()>
         Ok(meta) if meta.is_dir() => Err(ErrorKind::IsADirectory.into()),
         Ok(meta) if !meta.is_file() => {
             OpenOptions::new().write(true).open(&target).and_then(|mut f| body(&mut f))
+        }
+        // A rename would not ask.
+        Ok(meta) if meta.permissions().readonly() => {
+            Err(io::Error::other("this file is read-only; make it writable or name another one"))
         }
         _ => replace(&target, folder, sync, body),
     };

@@ -13,7 +13,7 @@ use inp_former::runtime::{Cpu, Tensor};
 use inp_former::{Error, Result};
 
 use crate::models::{self, model};
-use crate::support::{close, cpus, golden, golden_input};
+use crate::support::{close, cpus, full, golden, golden_input};
 
 fn scorer(m: &Model, cpu: &Cpu, zero_shot: bool) -> Scorer {
     let options = Options { zero_shot, precision: Precision::F32, ..Options::default() };
@@ -113,8 +113,8 @@ fn clones_share_the_weights() {
 }
 
 /// DINOv2's massive activations: rows whose mean is ten deviations, a few channels of the stream `times` the others.
-fn with_outliers(times: f32) -> Model {
-    let mut file = models::file(&models::config("mini"));
+fn with_outliers(name: &str, times: f32) -> Model {
+    let mut file = models::file(&models::config(name));
     let mut change = |name: &str, f: &dyn Fn(usize, f32) -> f32| {
         let t = file.tensors.get_mut(name).unwrap();
         let mut x = t.to_f32().unwrap();
@@ -128,10 +128,15 @@ fn with_outliers(times: f32) -> Model {
     Model::load(file).unwrap()
 }
 
+/// Sizes whose outliers are tried: S and B whole in a full run, else S on few patches.
+fn outlier_models() -> &'static [&'static str] {
+    if full() { &["mini", "small392", "base392"] } else { &["mini", "small112"] }
+}
+
 /// Against f64 the folds may not be worse than the plain path by more than twice.
 #[test]
 fn folds_bear_realistic_outliers() {
-    let m = with_outliers(300.0);
+    let m = with_outliers("mini", 300.0);
     let cpu = Cpu::new(Some(1)).unwrap();
     let input = golden_input("mini", 1, 112, 112);
     let exact = models::maps64(&m, &input);

@@ -7,6 +7,7 @@ use inp_former::data::dataset::Class;
 use inp_former::data::image::Binarize;
 use inp_former::engine::Options;
 use inp_former::eval::metrics::Mode;
+use inp_former::fs::expect_writable;
 use inp_former::model::Model;
 use inp_former::runtime::weights::WeightFile;
 use inp_former::{Error, Result};
@@ -43,6 +44,7 @@ impl Calibrate {
         let mut place = common.place()?;
         let cpu = &place.cpu.clone();
         let mut model: Model = common.model(&self.model)?;
+        expect_writable(&self.model)?;
         let options = Options { zero_shot: self.zero_shot, ..Options::default() };
         let mut scorer = place.scorer(common, model.clone(), options)?;
         let test = inputs::expand(&[self.good.to_string_lossy().into_owned()])?

@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use inp_former::data::dataset::Dataset;
 use inp_former::data::image::{self, Binarize, Limits};
-use inp_former::engine::int8::{self, Calibration};
+use inp_former::engine::int8::{self, AUROC_BOUND, CORRELATION_BOUND, Calibration, MAP_BOUND, SCORE_BOUND};
 use inp_former::engine::{Options, Precision, Scorer};
 use inp_former::eval::metrics::{Mode, image_metrics};
+use inp_former::fs::expect_writable;
 use inp_former::model::Model;
 use inp_former::runtime::Cpu;
 use inp_former::{Error, Result};
@@ -43,7 +44,8 @@ impl Quantise {
         let cpu = common.cpu()?;
         let mut model: Model = common.model(&self.model)?;
         let (resize, crop) = (model.config.resize, model.config.crop);
-        // What may be wrong with it is said before the work.
+        // What may be wrong is said before the work.
+        expect_writable(&self.model)?;
         let data =
             self.data.as_ref().map(|dir| Dataset::open(dir, self.dataset.layout(), &[])).transpose()?;
         let all = inputs::expand(&[self.good.to_string_lossy().into_owned()])?;
@@ -119,19 +121,28 @@ fn shift(c: &Calibration) -> String {
 
 /// A row a layer, then what they make together.
 fn table(c: &Calibration) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["layer", "outputs × inputs", "alpha", "error", "computed in"]);
+    let mut layers = Table::new();
+    layers.set_header(["layer", "N × K", "alpha", "error", "int8"]);
     for l in &c.layers {
         let alpha = l.alpha.map_or("–".into(), |a| a.to_string());
-        let how = l.not_int8.map_or("int8".into(), |why| format!("bf16 or f32: {why}"));
+        let int8 = l.not_int8.map_or("yes".into(), |why| format!("no: {why}"));
         let shape = format!("{} × {}", l.shape[0], l.shape[1]);
-        table.add_row([l.name.clone(), shape, alpha, format!("{:.4}", l.error), how]);
+        layers.add_row([l.name.clone(), shape, alpha, format!("{:.4}", l.error), int8]);
     }
-    table.column_iter_mut().skip(1).take(3).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
-    let auroc = shift(c);
-    format!(
-        "{table}\n{} pictures against f32: map error {:.2e}, correlation {:.5}, score error {:.2e}; AUROC shift {auroc}",
-        c.images, c.map_error, c.correlation, c.score_error
-    )
+    let mut whole = Table::new();
+    whole.set_header(["against f32", "found", "bound"]);
+    let most = "map error, 99.9 % of patches";
+    whole.add_row([most.into(), format!("{:.1e}", c.map_error), format!("≤ {MAP_BOUND:e}")]);
+    whole.add_row(["map error, all patches".into(), format!("{:.1e}", c.largest_map_error), "–".into()]);
+    let correlation = format!("{:.5}", c.correlation);
+    whole.add_row(["map correlation".into(), correlation, format!("≥ {CORRELATION_BOUND}")]);
+    whole.add_row(["score error".into(), format!("{:.1e}", c.score_error), format!("≤ {SCORE_BOUND:e}")]);
+    whole.add_row(["AUROC shift".into(), shift(c), format!("≤ {AUROC_BOUND:e}")]);
+    for (table, numbers) in [(&mut layers, 3), (&mut whole, 2)] {
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines);
+        table.remove_style(TableComponent::MiddleIntersections);
+        let numbers = table.column_iter_mut().skip(1).take(numbers);
+        numbers.for_each(|c| c.set_cell_alignment(CellAlignment::Right));
+    }
+    format!("{layers}\n{} pictures\n{whole}", c.images)
 }

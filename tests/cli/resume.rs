@@ -56,6 +56,27 @@ fn killed_and_interrupted_runs_end_with_the_same_bytes() {
 }
 
 #[test]
+fn an_interrupted_calibration_leaves_the_model_as_it_was() {
+    let place = Place::with_model();
+    let (model, picture) = (place.bytes("model.safetensors"), place.bytes("data/nut/train/good/0.png"));
+    std::fs::create_dir(place.path("good")).unwrap();
+    (0..1000).for_each(|i| std::fs::write(place.path(&format!("good/{i}.png")), &picture).unwrap());
+    for ms in [10, 100, 300] {
+        let mut command =
+            place.command("quantise --model model.safetensors --good good --pictures 1000 --threads 1");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(ms));
+        signal(&child, "INT");
+        let ran = Ran::new(child.wait_with_output().unwrap());
+        assert!(ran.code.is_none() && ran.out.is_empty(), "it ended before the signal: {}", ran.err);
+        assert!(place.bytes("model.safetensors") == model);
+    }
+    place.run("quantise --model model.safetensors --good good --pictures 2").ok();
+    assert!(place.bytes("model.safetensors") != model);
+    assert!(place.files("").iter().all(|f| !f.contains(".tmp")));
+}
+
+#[test]
 fn what_cannot_be_resumed_is_said() {
     let place = Place::new();
     stopped(&place, "INT").ended(2, "continue with");

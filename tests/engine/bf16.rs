@@ -4,7 +4,7 @@ use inp_former::engine::{Options, Precision, Scorer, Verdict};
 use inp_former::model::Model;
 use inp_former::runtime::{Cpu, DType, Tensor, Tier};
 
-use super::with_outliers;
+use super::{outlier_models, with_outliers};
 use crate::models::model;
 use crate::support::{correlation, cpus, golden_input, rel_err};
 
@@ -56,8 +56,12 @@ fn maps_and_scores_are_near_those_of_f32() {
 
 #[test]
 fn realistic_outliers_are_borne() {
-    for times in [50.0, 300.0] {
-        near_f32(&format!("outliers x{times}"), &with_outliers(times), &golden_input("mini", 1, 112, 112));
+    for name in outlier_models() {
+        for times in [50.0, 300.0] {
+            let m = with_outliers(name, times);
+            let input = golden_input(name, 1, m.config.crop, m.config.crop);
+            near_f32(&format!("{name}, outliers x{times}"), &m, &input);
+        }
     }
 }
 
