@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use comfy_table::{Cell, ColumnConstraint, Row, Table, Width};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use inp_former::data::dataset::Layout;
 use inp_former::model::{Model, embedded};
@@ -230,6 +231,39 @@ impl DatasetKind {
             Self::RealIad => Some(Layout::RealIad),
             Self::Folder => Some(Layout::Folder),
         }
+    }
+}
+
+/// Makes a table no wider than the terminal, if there is one: of the columns of `spare` those stay that fit, the last named
+/// first; column `wraps`, one of them, may wrap its words. Gives back a line that says what was left out, or nothing.
+pub fn fit(table: &mut Table, wraps: Option<&str>, spare: &[&'static str]) -> String {
+    /// Characters that a column is not wrapped below.
+    const FEWEST: u16 = 26;
+    let Some(room) = table.width() else { return String::new() };
+    let heads: Vec<_> = table.header().into_iter().flat_map(Row::cell_iter).map(Cell::content).collect();
+    let full = table.column_max_content_widths();
+    let there = |head: &&'static str| Some((heads.iter().position(|h| h == head)?, *head));
+    let spare: Vec<_> = spare.iter().filter_map(there).collect();
+    // A space on both sides of a column and one between; borders outside.
+    let fixed = (0..full.len()).filter(|i| spare.iter().all(|s| s.0 != *i));
+    let mut taken = 1 + fixed.map(|i| full[i] + 3).sum::<u16>();
+    let mut gone = Vec::new();
+    for &(i, head) in spare.iter().rev() {
+        let left = room.saturating_sub(taken + 3);
+        let column = table.column_mut(i).expect("every column has a head");
+        if full[i] <= left {
+            taken += full[i] + 3;
+        } else if wraps == Some(head) && FEWEST <= left {
+            column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(left)));
+            taken += left + 3;
+        } else {
+            column.set_constraint(ColumnConstraint::Hidden);
+            gone.insert(0, head);
+        }
+    }
+    match gone.as_slice() {
+        [] => String::new(),
+        gone => format!("left out, as the terminal is narrow: {}\n", gone.join(", ")),
     }
 }
 

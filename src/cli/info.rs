@@ -17,7 +17,7 @@ use inp_former::runtime::{Cpu, DType, Tier};
 use inp_former::{Error, Result};
 use serde_json::{Value, json};
 
-use super::{Common, Done, print};
+use super::{Common, Done, fit, print};
 
 #[derive(Args)]
 pub struct Info {
@@ -107,12 +107,13 @@ impl Info {
                 }
             );
             if !archs.is_empty() {
+                let (mut all, mut chosen) = (table(), chosen(&machine, dtype)?);
+                let of_all = fit(&mut all, None, &["static shared bytes"]);
+                let of_chosen = fit(&mut chosen, Some("others µs"), &["others µs", "waves", "bound by"]);
                 text += &format!(
-                    "{}\nchosen for {of}, {} at 392 pixels: the shortest predicted time, or what INP_KERNEL=stem=variant,… asks \
-                     for; predicted, not measured, without the launch itself\n{}\n",
-                    table(),
+                    "{all}\n{of_all}chosen for {of}, {} at 392 pixels: the shortest predicted time, or what INP_KERNEL=stem=variant,… asks \
+                     for; predicted, not measured, without the launch itself\n{chosen}\n{of_chosen}",
                     dtype.name(),
-                    chosen(&machine, dtype)?
                 );
             }
         }
@@ -244,7 +245,7 @@ impl Choice {
 fn chosen(m: &Machine, dtype: DType) -> Result<Table> {
     let mut t = Table::new();
     t.load_preset(presets::UTF8_BORDERS_ONLY);
-    t.set_header(["model", "batch", "launch", "variant", "predicted µs", "waves", "bound by", "others, µs"]);
+    t.set_header(["model", "batch", "launch", "variant", "predicted µs", "waves", "bound by", "others µs"]);
     for c in choices(m, dtype) {
         let (picked, asked) = c.picked(m)?;
         let sorted = c.sorted(m);
@@ -252,7 +253,7 @@ fn chosen(m: &Machine, dtype: DType) -> Result<Table> {
         let Prediction { us, waves, bound, .. } = of.ok_or_else(|| Error::usage("no candidate"))?;
         let other = |(c, p): &(&Candidate, Prediction)| {
             (c.name != picked).then(|| match c.fits(m) {
-                true => format!("{} {:.1}", c.name, p.us),
+                true => format!("{}\u{a0}{:.1}", c.name, p.us),
                 false => format!("{} does not fit", c.name),
             })
         };

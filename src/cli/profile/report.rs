@@ -164,6 +164,26 @@ impl Report {
 
     pub fn table(&self) -> String {
         const WORDS: [&str; 4] = ["kernel", "bound by", "shape", "variant"];
+        // What a narrow terminal can do without, the least told first.
+        const SPARE: [&str; 17] = [
+            "Msectors",
+            "Mwavefronts",
+            "GFLOP",
+            "block",
+            "tensor GMAC",
+            "Minstr",
+            "conflicts",
+            "shared KB",
+            "global MB",
+            "MB",
+            "registers",
+            "spills",
+            "occupancy %",
+            "variant",
+            "grid",
+            "calls",
+            "% of roofline",
+        ];
         let predicted = self.gpu.is_emulated();
         let mut table = Table::new();
         table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
@@ -179,6 +199,7 @@ impl Report {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
+        let spare = super::super::fit(&mut table, None, &SPARE);
         let of = format!(
             "{} ({} px), {}, {}, {}, {} launches",
             self.name,
@@ -198,19 +219,19 @@ impl Report {
         if !self.tried.is_empty() {
             let how = if predicted { "counted and predicted, not measured" } else { "measured" };
             return format!(
-                "{of}, every variant, {how}; * is what the cost model chooses (inp-former info --kernels)\n{table}\nsums of a pass's \
+                "{of}, every variant, {how}; * is what the cost model chooses (inp-former info --kernels)\n{table}\n{spare}sums of a pass's \
                  calls; predicted: a roofline of these numbers; {registers}\n"
             );
         }
         match predicted {
             true => format!(
-                "{of}: predicted, not measured\n{table}\npredicted latency {sum:.1} µs, of which {:.1} µs are launches; a \
+                "{of}: predicted, not measured\n{table}\n{spare}predicted latency {sum:.1} µs, of which {:.1} µs are launches; a \
                  roofline of counted instructions and bytes, launches one after the other, no copies from or to the host: a GPU \
                  is mostly slower; {registers}\n",
                 self.launching()
             ),
             false => format!(
-                "{of}: measured, launch by launch between events, the shortest of {ROUNDS} passes\n{table}\nsum {sum:.1} µs, \
+                "{of}: measured, launch by launch between events, the shortest of {ROUNDS} passes\n{table}\n{spare}sum {sum:.1} µs, \
                  events included; as one graph, from frame to verdict {:.3} ms (median, measured); {registers}\n",
                 self.whole.unwrap_or_default()
             ),
