@@ -33,8 +33,8 @@ fn case(c: &mut criterion::Criterion, cfg: &Config, b: usize, n: usize) {
         // The rate of the folds counts the plain form's operations, so that the two compare.
         for path in [step::Path::Plain, step::Path::Folds] {
             time(c, "train", &format!("{case} {}", path.name()), &cpu, Work::Flop(flop), || {
-                let mut g = step::gradients(&cpu, &p, cfg, &features, path).unwrap();
-                opt.step(&cpu, &mut p, &mut g.grads, 1e-4).unwrap()
+                let g = step::gradients(&cpu, &p, cfg, &features, path).unwrap();
+                opt.step(&cpu, &mut p, &g.grads, 1e-4).unwrap()
             });
         }
     }

@@ -61,9 +61,9 @@ fn follows_by(form: step::Path, name: &str, file: &str, meta: &str, log: &str, s
         let entry = &meta[log]["log"][k as usize - 1];
         let lr = schedule.lr(k - 1);
         close(&format!("lr of step {k}"), &[lr], &[entry["lr"].as_f64().unwrap()], 1e-12);
-        let mut g = step::gradients(&cpu, &p, &m.config, &features, form).unwrap();
+        let g = step::gradients(&cpu, &p, &m.config, &features, form).unwrap();
         close(&format!("{log}: loss at step {k}"), &[g.loss], &[entry["loss"].as_f64().unwrap()], 1e-5);
-        opt.step(&cpu, &mut p, &mut g.grads, lr).unwrap();
+        opt.step(&cpu, &mut p, &g.grads, lr).unwrap();
         let tol = match k {
             2 => 1e-2,
             10 => 3e-3,

@@ -138,8 +138,8 @@ impl Trace {
         let cfg = &model.config;
         let (mut p, mut opt) = (model.trained()?.clone(), Optimizer::new(cfg));
         for k in 1..=steps {
-            let mut g = step::gradients(cpu, &p, cfg, features, step::Path::Plain)?;
-            opt.step(cpu, &mut p, &mut g.grads, schedule.lr(k - 1))?;
+            let g = step::gradients(cpu, &p, cfg, features, step::Path::Plain)?;
+            opt.step(cpu, &mut p, &g.grads, schedule.lr(k - 1))?;
             put(&format!("step{k}.loss"), &scalar(g.loss));
             if k <= 2 || k == steps {
                 for (name, t) in Trained::<f32>::names(cfg).iter().zip(p.tensors()) {

@@ -1,6 +1,7 @@
 //! StableAdamW: AdamW with AMSGrad and update clipping per tensor; and the global gradient-norm clip before it.
 
 use crate::error::{Error, Result};
+use crate::runtime::simd::slice::{load, store};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -36,15 +37,17 @@ pub struct Hyper {
     pub eps: f64,
     /// Share of the rate by which parameters shrink first.
     pub weight_decay: f64,
+    /// What gradients are multiplied by on their way in: [`clip_scale`], or 1.
+    pub scale: f64,
 }
 
 impl Default for Hyper {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-10, weight_decay: 1e-4 }
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-10, weight_decay: 1e-4, scale: 1.0 }
     }
 }
 
-/// One update of `p` by its (clipped) gradient `g` in step `t = 1, 2, …`:
+/// One update of `p` by its gradient `g`, times the scale, in step `t = 1, 2, …`:
 ///
 /// `p *= 1 - lr·wd`; `m = β1·m + (1-β1)·g`; `v = β2·v + (1-β2)·g²`; `v̂ = max(v̂, v)`;
 /// `den = sqrt(v̂)/sqrt(1-β2^t) + eps`; `r = max(1, rms(g/den))`; `p -= lr/(1-β1^t)/r · m/den`.
@@ -66,8 +69,13 @@ pub fn step<E: Elem>(
         return Err(Error::usage("optimizer: steps are counted from 1, not from 0"));
     }
     let e = E::from_f64;
-    let root = e((1.0 - hyper.beta2.powf(t as f64)).sqrt());
-    let eps = e(hyper.eps);
+    let scale = Moving {
+        scale: e(hyper.scale),
+        beta1: [hyper.beta1, 1.0 - hyper.beta1].map(e),
+        beta2: [hyper.beta2, 1.0 - hyper.beta2].map(e),
+        per_root: e(1.0 / (1.0 - hyper.beta2.powf(t as f64)).sqrt()),
+        eps: e(hyper.eps),
+    };
     let mut parts = vec![E::ZERO; g.len().div_ceil(CHUNK)];
     let mut tasks: Vec<_> = (m.data.chunks_mut(CHUNK))
         .zip(v.data.chunks_mut(CHUNK))
@@ -77,9 +85,7 @@ pub fn step<E: Elem>(
         .collect();
     cpu.for_chunks(&mut tasks, 1, |_, task| {
         let ((((m, v), vmax), g), sum) = &mut task[0];
-        let (beta1, beta2) =
-            ([hyper.beta1, 1.0 - hyper.beta1].map(e), [hyper.beta2, 1.0 - hyper.beta2].map(e));
-        **sum = cpu.dispatch(Moments { m, v, vmax, g, beta1, beta2, root, eps });
+        **sum = cpu.dispatch(Moments { m, v, vmax, g, by: scale });
     });
     let sum: f64 = parts.iter().map(|x| x.to_f64()).sum();
     let r = (sum / g.len() as f64).sqrt().max(1.0);
@@ -87,9 +93,28 @@ pub fn step<E: Elem>(
     let decay = e(1.0 - lr * hyper.weight_decay);
     cpu.for_chunks(&mut p.data, CHUNK, |i, p| {
         let at = i * CHUNK..i * CHUNK + p.len();
-        cpu.dispatch(Update { p, m: &m.data[at.clone()], vmax: &vmax.data[at], decay, rate, root, eps });
+        cpu.dispatch(Update { p, m: &m.data[at.clone()], vmax: &vmax.data[at], decay, rate, by: scale });
     });
     Ok(())
+}
+
+/// Constants of one step.
+#[derive(Clone, Copy)]
+struct Moving<E> {
+    scale: E,
+    beta1: [E; 2],
+    beta2: [E; 2],
+    /// `1/sqrt(1-β2^t)`.
+    per_root: E,
+    eps: E,
+}
+
+impl<E: Elem> Moving<E> {
+    /// `sqrt(v̂)/sqrt(1-β2^t) + eps`.
+    #[inline(always)]
+    fn den<S: Simd<E = E>>(&self, s: S, vmax: S::V) -> S::V {
+        s.fma(s.sqrt(vmax), s.splat(self.per_root), s.splat(self.eps))
+    }
 }
 
 /// Updates the moments; `Σ (g/den)²`.
@@ -98,24 +123,28 @@ struct Moments<'a, E> {
     v: &'a mut [E],
     vmax: &'a mut [E],
     g: &'a [E],
-    beta1: [E; 2],
-    beta2: [E; 2],
-    root: E,
-    eps: E,
+    by: Moving<E>,
 }
 impl<E: Elem> Kernel<E> for Moments<'_, E> {
     type Output = E;
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) -> E {
-        let Self { m, v, vmax, g, beta1, beta2, root, eps } = self;
-        let ([b1, c1], [b2, c2]) = (beta1.map(|x| s.splat(x)), beta2.map(|x| s.splat(x)));
-        let (root, eps) = (s.splat(root), s.splat(eps));
-        slice::zip(s, m, g, |m, g| s.fma(c1, g, s.mul(m, b1)));
-        slice::zip(s, v, g, |v, g| s.fma(c2, s.mul(g, g), s.mul(v, b2)));
-        slice::zip(s, vmax, v, |a, b| s.max(a, b));
-        let mut ratio = vmax.to_vec();
-        slice::zip(s, &mut ratio, g, |v, g| s.div(g, s.add(s.div(s.sqrt(v), root), eps)));
-        slice::dot(s, &ratio, &ratio)
+        let Self { m, v, vmax, g, by } = self;
+        let [b1, c1, b2, c2] = [by.beta1[0], by.beta1[1], by.beta2[0], by.beta2[1]].map(|x| s.splat(x));
+        let scale = s.splat(by.scale);
+        let mut sum = s.splat(E::ZERO);
+        for i in (0..g.len()).step_by(S::LANES) {
+            // Past the end all is zero, but the denominator, which is eps.
+            let g = s.mul(load(s, g, i), scale);
+            store(s, m, i, s.fma(c1, g, s.mul(load(s, m, i), b1)));
+            let new = s.fma(c2, s.mul(g, g), s.mul(load(s, v, i), b2));
+            let top = s.max(load(s, vmax, i), new);
+            store(s, v, i, new);
+            store(s, vmax, i, top);
+            let ratio = s.div(g, by.den(s, top));
+            sum = s.fma(ratio, ratio, sum);
+        }
+        s.sum(sum)
     }
 }
 
@@ -125,19 +154,15 @@ struct Update<'a, E> {
     vmax: &'a [E],
     decay: E,
     rate: E,
-    root: E,
-    eps: E,
+    by: Moving<E>,
 }
 impl<E: Elem> Kernel<E> for Update<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd<E = E>>(self, s: S) {
-        let Self { p, m, vmax, decay, rate, root, eps } = self;
+        let Self { p, m, vmax, decay, rate, by } = self;
         let (decay, rate) = (s.splat(decay), s.splat(rate));
-        let (root, eps) = (s.splat(root), s.splat(eps));
-        let mut change = vmax.to_vec();
-        slice::zip(s, &mut change, m, |v, m| s.div(m, s.add(s.div(s.sqrt(v), root), eps)));
-        slice::zip(s, p, &change, |p, x| s.fma(rate, x, s.mul(p, decay)));
+        slice::zip2(s, p, m, vmax, |p, m, v| s.fma(rate, s.div(m, by.den(s, v)), s.mul(p, decay)));
     }
 }
 
@@ -157,12 +182,18 @@ impl<E: Elem> Kernel<E> for SumSquares<'_, E> {
     }
 }
 
-/// Multiplies all gradients by `max_norm/(norm + 1e-6)` where that is below 1; the norm before. A norm that is not
+/// `max_norm/(norm + 1e-6)` where that is below 1, else 1: what gradients of this norm are multiplied by. A norm that is not
 /// finite leaves them as they are: the caller must look at it.
+pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
+    let coef = max_norm / (norm + 1e-6);
+    if norm.is_finite() && coef < 1.0 { coef } else { 1.0 }
+}
+
+/// Multiplies all gradients by their [`clip_scale`]; the norm before.
 pub fn clip<E: Elem>(cpu: &Cpu, grads: &mut [&mut Tensor<E>], max_norm: f64) -> f64 {
     let norm = global_norm(cpu, &grads.iter().map(|g| &**g).collect::<Vec<_>>());
-    let coef = max_norm / (norm + 1e-6);
-    if norm.is_finite() && coef < 1.0 {
+    let coef = clip_scale(norm, max_norm);
+    if coef < 1.0 {
         let mut parts: Vec<_> = grads.iter_mut().flat_map(|g| g.data.chunks_mut(CHUNK)).collect();
         cpu.for_chunks(&mut parts, 1, |_, g| cpu.dispatch(Scale { x: g[0], by: E::from_f64(coef) }));
     }

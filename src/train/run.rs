@@ -163,9 +163,9 @@ pub fn train(
             Rng(options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (epoch + 1)).shuffle(&mut order);
         }
         let features = store.batch(&order[k * batch..(k + 1) * batch])?;
-        let mut g = step::gradients(cpu, &p, &cfg, &features, options.path)?;
+        let g = step::gradients(cpu, &p, &cfg, &features, options.path)?;
         let lr = schedule.lr(i);
-        let grad_norm = opt.step(cpu, &mut p, &mut g.grads, lr)?;
+        let grad_norm = opt.step(cpu, &mut p, &g.grads, lr)?;
         let report = Report {
             iteration: i + 1,
             total: schedule.total,

@@ -13,6 +13,9 @@ const GATHER_WEIGHT: f64 = 0.2;
 /// Largest global gradient norm.
 pub const MAX_NORM: f64 = 0.1;
 
+/// Numbers that one task sets to zero.
+const ZEROS: usize = 64 * 1024;
+
 /// The loss of one batch and its gradients.
 pub struct Gradients<E: Elem> {
     /// `loss_cos + 0.2·g_loss`.
@@ -52,7 +55,9 @@ pub fn gradients<E: Elem>(
     features: &Features<E>,
     path: Path,
 ) -> Result<Gradients<E>> {
-    let mut grads = Trained::zeros(cfg);
+    // In chunks on the team: they are as many as the weights.
+    let zeros = |len| cpu.make_chunks(len, ZEROS, |_, _| {});
+    let mut grads = Trained::build(cfg, &mut |_, s| Ok(Tensor::new(s, zeros(s.iter().product()))))?;
     let l = match path {
         Path::Folds => {
             let head = folded::forward(cpu, p, cfg, features)?;
@@ -127,11 +132,11 @@ impl Optimizer {
         }
     }
 
-    /// Clips `grads` to the largest allowed norm and updates `p`; returns the norm before clipping.
-    pub fn step(&mut self, cpu: &Cpu, p: &mut Trained, grads: &mut Trained, lr: f64) -> Result<f64> {
+    /// Updates `p` by `grads` clipped to the largest allowed norm; returns the norm before clipping.
+    pub fn step(&mut self, cpu: &Cpu, p: &mut Trained, grads: &Trained, lr: f64) -> Result<f64> {
         self.steps += 1;
-        let norm = optimizer::clip(cpu, &mut grads.tensors_mut(), MAX_NORM);
-        let hyper = optimizer::Hyper::default();
+        let norm = optimizer::global_norm(cpu, &grads.tensors());
+        let hyper = optimizer::Hyper { scale: optimizer::clip_scale(norm, MAX_NORM), ..Default::default() };
         for ((p, g), s) in p.tensors_mut().into_iter().zip(grads.tensors()).zip(&mut self.states) {
             optimizer::step(cpu, p, g, s, lr, self.steps, &hyper)?;
         }

@@ -7,7 +7,7 @@ use inp_former::runtime::Tensor;
 
 use crate::support::{close, cpu, cpus, each_tier, golden, golden_weight, random, read_f32, tiny};
 
-const HYPER: Hyper = Hyper { beta1: 0.8, beta2: 0.95, eps: 1e-6, weight_decay: 0.1 };
+const HYPER: Hyper = Hyper { beta1: 0.8, beta2: 0.95, eps: 1e-6, weight_decay: 0.1, scale: 1.0 };
 
 /// The update as the paper of the optimiser writes it, element by element.
 fn naive(p: &mut [f64], g: &[f32], state: &mut [[f64; 3]], lr: f64, t: i32, h: &Hyper) {
