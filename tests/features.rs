@@ -8,7 +8,7 @@ use inp_former::data::image::Limits;
 use inp_former::data::views::{VIEWS, views};
 use inp_former::eval::heatmap::write_png;
 use inp_former::model::{Config, Model, encoder};
-use inp_former::runtime::weights::RawTensor;
+use inp_former::runtime::weights::{RawTensor, WeightFile};
 use inp_former::runtime::{Cpu, Tensor};
 use inp_former::train::Backbone;
 use inp_former::train::features::{CacheMode, FeatureStore, Item, load_input};
@@ -234,6 +234,36 @@ fn a_second_run_reads_what_the_first_wrote() {
     store(&other, &items[..1], CacheMode::Disk { folder: elsewhere.clone(), limit: PLENTY }, None);
     std::fs::copy(&files(&elsewhere)[0], &kept[1]).unwrap();
     assert_eq!(store(&m, &items, mode, Some(1)).batch(&[0, 1, 2]).unwrap().groups, want);
+}
+
+/// In bf16 features take half of the room, in memory and on disk, and are f32's rounded (and computed in bf16).
+#[test]
+fn features_in_bf16_take_half_of_the_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let items = pictures(dir.path(), 4);
+    let in_either = |narrow: bool| {
+        let cpu = if narrow { cpu().narrowed() } else { cpu() };
+        let m = Backbone::new(&cpu, model()).unwrap();
+        let folder = dir.path().join(format!("features{narrow}"));
+        let disk = CacheMode::Disk { folder: folder.clone(), limit: PLENTY };
+        let got = store(&m, &items, disk, None).batch(&[0, 1, 2, 3]).unwrap().groups;
+        // Room for two of four pictures in f32.
+        let mut ram = store(&m, &items, CacheMode::Ram { limit: 2 * ITEM }, None);
+        assert_eq!(ram.not_kept(), if narrow { 0 } else { 2 });
+        assert_eq!(ram.batch(&[0, 1, 2, 3]).unwrap().groups, got);
+        let data = |f: &PathBuf| {
+            let file = WeightFile::read(f).unwrap();
+            file.tensors.values().map(|t| t.bytes.len() as u64).sum::<u64>()
+        };
+        let sizes: Vec<u64> = files(&folder).iter().map(data).collect();
+        assert_eq!(sizes, vec![if narrow { ITEM / 2 } else { ITEM }; 4]);
+        got
+    };
+    let (wide, narrow) = (in_either(false), in_either(true));
+    for (wide, narrow) in wide.iter().zip(&narrow) {
+        assert!(narrow.data.iter().all(|x| half::bf16::from_f32(*x).to_f32() == *x));
+        close("features in bf16", &narrow.data, &wide.data, 2e-2);
+    }
 }
 
 /// Each instruction tier rounds in its own way.

@@ -15,7 +15,11 @@ fn signal(child: &Child, name: &str) {
 
 /// A run that gets the signal once its first checkpoint is there.
 fn stopped(place: &Place, name: &str) -> Ran {
-    let mut command = place.command(&training(RUN));
+    stopped_in(place, RUN, name)
+}
+
+fn stopped_in(place: &Place, run: &str, name: &str) -> Ran {
+    let mut command = place.command(&training(run));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while !place.path(CKPT).exists() {
@@ -53,6 +57,22 @@ fn killed_and_interrupted_runs_end_with_the_same_bytes() {
         assert_eq!(log(&place), rows, "{name}");
         assert_eq!(place.files("").iter().filter(|f| f.ends_with(".ckpt")).count(), 0);
     }
+}
+
+/// Operands of bf16, masters and moments of f32: what is continued must not be rounded.
+#[test]
+fn runs_in_bf16_go_on_as_well() {
+    let (place, run) = (Place::new(), format!("{RUN} --precision bf16"));
+    place.train(&run).ok();
+    let (model, rows) = (place.bytes("m.safetensors"), log(&place));
+    std::fs::remove_file(place.path("m.safetensors")).unwrap();
+    stopped_in(&place, &run, "KILL");
+    place
+        .train(&format!("{RUN} --precision f32 --resume {CKPT}"))
+        .ended(2, "precision: \"bf16\" then, \"f32\" now");
+    place.train(&format!("{run} --resume {CKPT}")).ok();
+    assert!(place.bytes("m.safetensors") == model, "another model");
+    assert_eq!(log(&place), rows);
 }
 
 #[test]
