@@ -57,9 +57,16 @@ impl Encoder {
     /// A normalised picture `(3, X, X)` → the mean of each group of target layers, `(N, C)`, one after the other. Errors:
     /// another length.
     pub fn features(&mut self, input: &[f32]) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        self.each_group(input, |group| all.extend_from_slice(group))?;
+        Ok(all)
+    }
+
+    /// As [`Encoder::features`], one group `(N, C)` after the other.
+    pub fn each_group(&mut self, input: &[f32], group: impl FnMut(&[f32])) -> Result<()> {
         match &mut self.pass {
-            Pass::F32(weights, work) => features(&self.cpu, weights, work, input),
-            Pass::Bf16(weights, work) => features(&self.cpu, weights, work, input),
+            Pass::F32(weights, work) => features(&self.cpu, weights, work, input, group),
+            Pass::Bf16(weights, work) => features(&self.cpu, weights, work, input, group),
         }
     }
 }
@@ -69,7 +76,8 @@ fn features<X: Narrow>(
     weights: &fold::Encoder<X>,
     work: &mut Workspace<X>,
     input: &[f32],
-) -> Result<Vec<f32>> {
+    mut group: impl FnMut(&[f32]),
+) -> Result<()> {
     let cfg = &weights.config;
     let x = cfg.crop;
     if input.len() != 3 * x * x {
@@ -77,11 +85,8 @@ fn features<X: Narrow>(
     }
     work.patches(cpu, weights, Pixels::F32(input));
     work.encode(cpu, weights, &mut |_| {});
-    let groups = work.encoded().iter().zip(&cfg.groups);
-    Ok(groups
-        .flat_map(|(sum, layers)| {
-            let share = 1.0 / layers.len() as f32;
-            sum[cfg.prefix() * cfg.channels..].iter().map(move |x| x * share)
-        })
-        .collect())
+    for (i, layers) in cfg.groups.iter().enumerate() {
+        group(work.mean(cpu, i, layers.len()));
+    }
+    Ok(())
 }

@@ -155,9 +155,13 @@ impl<X: Narrow> Workspace<X> {
     pub fn native(&self, zero_shot: bool) -> &[Vec<f32>] {
         if zero_shot { &self.native[..1] } else { &self.native }
     }
-    /// Sums of each group's encoder outputs `(T, C)` of the last pass.
-    pub fn encoded(&self) -> &[Aligned<f32>] {
-        &self.en
+    /// Mean of a group of `layers` encoder outputs, of the patches alone `(N, C)`, of the last pass.
+    pub fn mean(&mut self, cpu: &Cpu, group: usize, layers: usize) -> &[f32] {
+        let sum = &self.en[group];
+        let patches = &sum[sum.len() - self.wide.len()..];
+        self.wide.fill(0.0);
+        add(cpu, &mut self.wide, patches, 1.0 / layers as f32);
+        &self.wide
     }
     /// I `(P, C)` of the last pass.
     pub fn inp(&self) -> &[f32] {

@@ -4,24 +4,30 @@
 use crate::error::Result;
 use crate::model::TRAINED_EPS;
 use crate::model::params::{Mlp, Norm};
-use crate::ops::{fuse, gelu, layernorm, linear};
+use crate::ops::linear::gemm::{Mat, Start, gemm, product};
+use crate::ops::{fuse, gelu, layernorm};
 use crate::runtime::{Cpu, Elem, Tensor};
 
-/// What the backward needs: the input and fc1's output before GELU.
+/// What the backward needs: the input and what GELU made of fc1's output.
 pub struct Saved<E: Elem> {
     x: Tensor<E>,
-    pre: Tensor<E>,
+    hidden: gelu::Hidden<E>,
 }
 
 /// x `(…, C)` → `(…, C)`.
 pub fn forward<E: Elem>(cpu: &Cpu, p: &Mlp<E>, x: Tensor<E>) -> Result<(Tensor<E>, Saved<E>)> {
-    let pre = linear::forward(cpu, &x, &p.fc1.w, Some(&p.fc1.b))?;
-    let y = linear::forward(cpu, &gelu::forward(cpu, &pre)?, &p.fc2.w, Some(&p.fc2.b))?;
-    Ok((y, Saved { x, pre }))
+    let (c, n) = (x.cols(), p.fc1.w.rows());
+    p.fc1.w.expect("bottleneck", "fc1.w", &[n, c])?;
+    p.fc1.b.expect("bottleneck", "fc1.b", &[n])?;
+    let w = Mat::transposed(&p.fc1.w.data, c);
+    let hidden = gelu::Hidden::new(cpu, 1, [x.rows(), n, c], Mat::plain(&x.data, c), w, &p.fc1.b.data);
+    let y = hidden.forward(cpu, &p.fc2.w, &p.fc2.b)?;
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("x has at least one axis") = p.fc2.w.rows();
+    Ok((Tensor::new(&shape, y), Saved { x, hidden }))
 }
 
-/// dy `(…, C)` → dx `(…, C)` (only if `need_dx`); parameter gradients are added to `d`. GELU's output is computed
-/// again rather than kept: it is the largest activation of the model.
+/// dy `(…, C)` → dx `(…, C)` (only if `need_dx`); parameter gradients are added to `d`.
 pub fn backward<E: Elem>(
     cpu: &Cpu,
     p: &Mlp<E>,
@@ -30,10 +36,19 @@ pub fn backward<E: Elem>(
     d: &mut Mlp<E>,
     need_dx: bool,
 ) -> Result<Option<Tensor<E>>> {
-    let h = gelu::forward(cpu, &s.pre)?;
-    let dh = linear::backward(cpu, dy, &h, &p.fc2.w, &mut d.fc2.w, Some(&mut d.fc2.b), true)?;
-    let dpre = gelu::backward(cpu, dh.expect("asked for"), &s.pre)?;
-    linear::backward(cpu, &dpre, &s.x, &p.fc1.w, &mut d.fc1.w, Some(&mut d.fc1.b), need_dx)
+    let (m, c, n) = (s.x.rows(), s.x.cols(), p.fc1.w.rows());
+    let mut shape = s.x.shape().to_vec();
+    *shape.last_mut().expect("x has at least one axis") = p.fc2.w.rows();
+    dy.expect("bottleneck", "dy", &shape)?;
+    let dpre = s.hidden.backward(cpu, &dy.data, &p.fc2.w, &mut d.fc2.w, &mut d.fc2.b)?;
+    dpre.add_rows_to(cpu, &mut d.fc1.b.data);
+    let x = Mat::plain(&s.x.data, c);
+    gemm(cpu, [n, c, m], dpre.transposed(), x, &mut d.fc1.w.data, c, Start::Add);
+    if !need_dx {
+        return Ok(None);
+    }
+    let dx = product(cpu, [m, c, n], dpre.plain(), Mat::plain(&p.fc1.w.data, c), None);
+    Ok(Some(Tensor::new(s.x.shape(), dx)))
 }
 
 /// What the backward of a block's end needs.

@@ -8,8 +8,9 @@ pub(crate) mod pack;
 pub mod packed;
 
 use crate::error::Result;
-use crate::runtime::simd::{Elem, Kernel, Simd, slice};
+use crate::runtime::simd::Elem;
 use crate::runtime::{Cpu, Tensor};
+pub(super) use gemm::side::add_column_sums;
 use gemm::{Mat, Start, gemm, product};
 
 /// x `(…, K)`, w `(N, K)`, b `(N)` → `(…, N)`.
@@ -55,32 +56,4 @@ pub fn backward<E: Elem>(
     }
     let dx = product(cpu, [m, k, n], Mat::plain(d, n), Mat::plain(&w.data, k), None);
     Ok(Some(Tensor::new(x.shape(), dx)))
-}
-
-/// Rows of one partial column sum: fixed, so that the order of summation is too.
-const ROWS: usize = 64;
-
-/// `sum += Σ_rows x`, x `(_, sum.len())`: in blocks of rows, then over the blocks in their order.
-pub(super) fn add_column_sums<E: Elem>(cpu: &Cpu, x: &[E], sum: &mut [E]) {
-    let (n, rows) = (sum.len(), x.len() / sum.len().max(1));
-    let parts = cpu.make_chunks(rows.div_ceil(ROWS) * n, n.max(1), |i, sum| {
-        let at = i * ROWS * n;
-        cpu.dispatch(ColumnSums { sum, x: &x[at..(at + ROWS * n).min(x.len())] })
-    });
-    cpu.dispatch(ColumnSums { sum, x: &parts });
-}
-
-/// `sum += Σ_rows x`, rows in order.
-struct ColumnSums<'a, E> {
-    sum: &'a mut [E],
-    x: &'a [E],
-}
-impl<E: Elem> Kernel<E> for ColumnSums<'_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd<E = E>>(self, s: S) {
-        for row in self.x.chunks_exact(self.sum.len().max(1)) {
-            slice::add(s, self.sum, row);
-        }
-    }
 }

@@ -192,6 +192,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn erf(self, a: Self::V) -> Self::V;
     /// `a·Φ(a)`; for f32 as [`math::gelu`] says, for f64 with libm's erf.
     fn gelu(self, a: Self::V) -> Self::V;
+    /// `a·Φ(a)` and its derivative; for f32 as [`math::gelu_and_slope`] says, for f64 with libm.
+    fn gelu_slope(self, a: Self::V) -> [Self::V; 2];
     /// Asks for the cache line at `p`, which may lie anywhere, to come to the second-level cache.
     #[inline(always)]
     fn prefetch(self, _p: *const Self::E) {}

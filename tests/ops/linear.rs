@@ -8,7 +8,7 @@ mod packed;
 
 use inp_former::ops::linear::{
     self,
-    gemm::{Mat, Start, gemm},
+    gemm::{Mat, Start, gemm, gemms},
 };
 use inp_former::runtime::{Cpu, Tensor};
 
@@ -100,6 +100,30 @@ fn gradients_equal_finite_differences() {
     check_gradient("dw", &w, &dw, |w| loss(&x, w, &b));
     check_gradient("db", &b, &db, |b| loss(&x, &w, b));
     assert!(linear::backward(&cpu, &weight, &x, &w, &mut dw, None, false).unwrap().is_none());
+}
+
+/// Many products at once have the bits of one after the other.
+#[test]
+fn parts_have_the_bits_of_their_own() {
+    let (count, [m, n, k]) = (3, [37, 70, 50]);
+    let (a, b) = (random("parts.a", &[count, m, k]), random("parts.b", &[count, k, n]));
+    let of = |data, rows: usize, cols: usize, t: bool| match t {
+        true => Mat::transposed(data, rows),
+        false => Mat::plain(data, cols),
+    };
+    for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
+        for cpu in cpus().iter().flat_map(|cpu| [cpu.clone(), cpu.narrowed()]) {
+            let mut all = random("parts.c", &[count, m, n]);
+            let mut each = all.clone();
+            let (fa, fb) = (of(&a.data, m, k, ta), of(&b.data, k, n, tb));
+            gemms(&cpu, count, [m, n, k], fa, fb, &mut all.data, n, Start::Add);
+            for (i, c) in each.data.chunks_exact_mut(m * n).enumerate() {
+                let (fa, fb) = (of(a.slab(i), m, k, ta), of(b.slab(i), k, n, tb));
+                gemm(&cpu, [m, n, k], fa, fb, c, n, Start::Add);
+            }
+            assert_eq!(bits(&all.data), bits(&each.data), "{ta} {tb} on {}", cpu.tier().name());
+        }
+    }
 }
 
 #[test]

@@ -85,8 +85,9 @@ impl Training {
         let (b, n, c) = (self.pictures.len(), cfg.side().pow(2), cfg.channels);
         let mut groups = vec![Vec::with_capacity(b * n * c); cfg.groups.len()];
         for picture in &self.pictures {
-            let all = self.encoder.features(&picture.data)?;
-            groups.iter_mut().zip(all.chunks_exact(n * c)).for_each(|(g, f)| g.extend_from_slice(f));
+            let mut all = groups.iter_mut();
+            let group = |f: &[f32]| all.next().expect("as many groups").extend_from_slice(f);
+            self.encoder.each_group(&picture.data, group)?;
         }
         self.features = Features { groups: groups.into_iter().map(|g| Tensor::new(&[b, n, c], g)).collect() };
         Ok(())
@@ -104,9 +105,9 @@ impl Training {
             self.encode()?;
         }
         let encoder = lap();
-        let mut g = step::gradients(&self.cpu, &self.trained, &self.config, &self.features, self.path)?;
+        let g = step::gradients(&self.cpu, &self.trained, &self.config, &self.features, self.path)?;
         let gradients = lap();
-        self.optimizer.step(&self.cpu, &mut self.trained, &mut g.grads, 1e-4)?;
+        self.optimizer.step(&self.cpu, &mut self.trained, &g.grads, 1e-4)?;
         Ok(Step { encoder, gradients, update: lap(), loss: g.loss })
     }
 

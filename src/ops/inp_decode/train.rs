@@ -4,9 +4,9 @@
 //! first product has rank r: `W1·LN(x) = rstd·(a·u) + u[last]`.
 
 use crate::error::Result;
+use crate::ops::gelu;
 use crate::ops::inp_factors::train::{Factors, Gradients};
-use crate::ops::linear::gemm::{Mat, Start, gemm, product};
-use crate::ops::{gelu, linear};
+use crate::ops::linear::gemm::{Mat, Start, gemms};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -15,8 +15,8 @@ const ROWS: usize = 32;
 
 /// What the backward needs of the forward.
 pub struct Saved<E: Elem> {
-    /// First MLP layer before GELU, `(B, N, 4C)`.
-    pre: Tensor<E>,
+    /// Between the MLP's layers, `(B·N, 4C)`.
+    hidden: gelu::Hidden<E>,
     /// `rstd·a`, `(B, N, r)`.
     scaled: Tensor<E>,
     /// `a·gram`, `(B, N, r)`.
@@ -37,34 +37,24 @@ pub fn forward<E: Elem>(
 ) -> Result<(Tensor<E>, Saved<E>)> {
     let (b, n, r, c, hidden) = check(a, f, w2)?;
     c1.expect("inp_decode", "c1", &[hidden])?;
-    c2.expect("inp_decode", "c2", &[c])?;
     // Variances are differences of large sums: no rounding here.
     let exact = cpu.exact();
     let mut a_gram = Tensor::zeros(a.shape());
-    each(b, &mut a_gram.data, |i, out| {
-        let (a, gram) = (Mat::plain(a.slab(i), r), Mat::plain(f.gram.slab(i), r));
-        gemm(&exact, [n, r, r], a, gram, out, r, Start::Zero);
-    });
+    let (rows, gram) = (Mat::plain(&a.data, r), Mat::plain(&f.gram.data, r));
+    gemms(&exact, b, [n, r, r], rows, gram, &mut a_gram.data, r, Start::Zero);
     let (scaled, rstd) = cpu.make_chunks2([a.len(), ROWS * r], [b * n, ROWS], |i, scaled, rstd| {
         let at = i * ROWS * r;
         let (a, a_gram) = (&a.data[at..][..scaled.len()], &a_gram.data[at..][..scaled.len()]);
         cpu.dispatch(Scale { scaled, rstd, a, a_gram, eps: E::from_f64(eps) });
     });
-    let scaled = Tensor::new(a.shape(), scaled);
-    let last = f.u.row(b * r);
+    let (u, last) = f.u.data.split_at(b * r * hidden);
     let shift: Vec<E> = c1.data.iter().zip(last).map(|(x, y)| *x + *y).collect();
-    let mut pre = Vec::with_capacity(b * n * hidden);
-    for i in 0..b {
-        let u = Mat::plain(&f.u.data[i * r * hidden..][..r * hidden], hidden);
-        pre.extend(product(cpu, [n, hidden, r], Mat::plain(scaled.slab(i), r), u, Some(&shift)));
-    }
-    let pre = Tensor::new(&[b, n, hidden], pre);
-    let mut y = linear::forward(cpu, &gelu::forward(cpu, &pre)?, w2, Some(c2))?;
-    each(b, &mut y.data, |i, y| {
-        let (a, m) = (Mat::plain(a.slab(i), r), Mat::plain(f.m.slab(i), c));
-        gemm(cpu, [n, c, r], a, m, y, c, Start::Add);
-    });
-    Ok((y, Saved { pre, scaled, a_gram, rstd }))
+    let (x, u) = (Mat::plain(&scaled[..], r), Mat::plain(u, hidden));
+    let between = gelu::Hidden::new(cpu, b, [n, hidden, r], x, u, &shift);
+    let mut y = between.forward(cpu, w2, c2)?;
+    gemms(cpu, b, [n, c, r], rows, Mat::plain(&f.m.data, c), &mut y, c, Start::Add);
+    let scaled = Tensor::new(a.shape(), scaled);
+    Ok((Tensor::new(&[b, n, c], y), Saved { hidden: between, scaled, a_gram, rstd }))
 }
 
 /// B, N, r, C and 4C of checked tensors.
@@ -77,12 +67,6 @@ fn check<E: Elem>(
     a.expect("inp_decode", "a", &[b, usize::MAX, r])?;
     w2.expect("inp_decode", "w2", &[c, f.u.cols()])?;
     Ok((b, a.shape()[1], r, c, w2.cols()))
-}
-
-/// The `b` parts of `x`, one after the other.
-fn each<E>(b: usize, x: &mut [E], mut f: impl FnMut(usize, &mut [E])) {
-    let len = x.len() / b.max(1);
-    x.chunks_exact_mut(len.max(1)).enumerate().for_each(|(i, x)| f(i, x));
 }
 
 /// Rows of a, divided by the deviation of the middle that they stand for.
@@ -125,26 +109,19 @@ pub fn backward<E: Elem>(
 ) -> Result<(Tensor<E>, Gradients<E>)> {
     let (b, n, r, c, hidden) = check(a, f, w2)?;
     dc1.expect("inp_decode", "dc1", &[hidden])?;
-    let Saved { pre, scaled, a_gram, rstd } = saved;
-    let h = gelu::forward(cpu, &pre)?;
-    let dh = linear::backward(cpu, dy, &h, w2, dw2, Some(dc2), true)?.expect("asked for");
-    drop(h);
-    let dpre = gelu::backward(cpu, dh, &pre)?;
-    drop(pre);
-    // The last row of u is added to every row of `pre`, as c1 is.
+    let Saved { hidden: between, scaled, a_gram, rstd } = saved;
+    dy.expect("inp_decode", "dy", &[b, n, c])?;
+    let dpre = between.backward(cpu, &dy.data, w2, dw2, dc2)?;
+    // The last row of u is added to every row before GELU, as c1 is.
     let mut du = Tensor::zeros(f.u.shape());
     let (du_images, du_shift) = du.data.split_at_mut(b * r * hidden);
-    linear::add_column_sums(cpu, &dpre.data, du_shift);
+    dpre.add_rows_to(cpu, du_shift);
     dc1.data.iter_mut().zip(du_shift).for_each(|(y, x)| *y += *x);
     let mut dscaled = Tensor::zeros(a.shape());
-    each(b, du_images, |i, du| {
-        let (x, d) = (Mat::transposed(scaled.slab(i), r), Mat::plain(dpre.slab(i), hidden));
-        gemm(cpu, [r, hidden, n], x, d, du, hidden, Start::Zero);
-    });
-    each(b, &mut dscaled.data, |i, out| {
-        let u = Mat::transposed(&f.u.data[i * r * hidden..][..r * hidden], hidden);
-        gemm(cpu, [n, r, hidden], Mat::plain(dpre.slab(i), hidden), u, out, r, Start::Zero);
-    });
+    let x = Mat::transposed(&scaled.data, r);
+    gemms(cpu, b, [r, hidden, n], x, dpre.plain(), du_images, hidden, Start::Zero);
+    let u = Mat::transposed(&f.u.data[..b * r * hidden], hidden);
+    gemms(cpu, b, [n, r, hidden], dpre.plain(), u, &mut dscaled.data, r, Start::Zero);
     drop(dpre);
     // da = rstd·dscaled + 2·dvar·(a·gram) + dy·mᵀ; `weighted` becomes dvar·a.
     let mut da = dscaled;
@@ -158,18 +135,12 @@ pub fn backward<E: Elem>(
     let exact = cpu.exact();
     let mut dm = Tensor::zeros(f.m.shape());
     let mut dgram = Tensor::zeros(f.gram.shape());
-    each(b, &mut dgram.data, |i, out| {
-        let (a, w) = (Mat::transposed(a.slab(i), r), Mat::plain(weighted.slab(i), r));
-        gemm(&exact, [r, r, n], a, w, out, r, Start::Zero);
-    });
-    each(b, &mut dm.data, |i, out| {
-        let (a, dy) = (Mat::transposed(a.slab(i), r), Mat::plain(dy.slab(i), c));
-        gemm(cpu, [r, c, n], a, dy, out, c, Start::Zero);
-    });
-    each(b, &mut da.data, |i, out| {
-        let (dy, m) = (Mat::plain(dy.slab(i), c), Mat::transposed(f.m.slab(i), c));
-        gemm(cpu, [n, r, c], dy, m, out, r, Start::Add);
-    });
+    let (a, dy) = (&a.data[..], &dy.data[..]);
+    let w = Mat::plain(&weighted.data, r);
+    gemms(&exact, b, [r, r, n], Mat::transposed(a, r), w, &mut dgram.data, r, Start::Zero);
+    gemms(cpu, b, [r, c, n], Mat::transposed(a, r), Mat::plain(dy, c), &mut dm.data, c, Start::Zero);
+    let m = Mat::transposed(&f.m.data, c);
+    gemms(cpu, b, [n, r, c], Mat::plain(dy, c), m, &mut da.data, r, Start::Add);
     Ok((da, Gradients { m: dm, u: du, gram: dgram }))
 }
 

@@ -4,7 +4,7 @@
 //! bias. So LayerNorm, its gain and the first MLP weights are applied to the r rows of M instead of the N of the middle.
 
 use crate::error::Result;
-use crate::ops::linear::gemm::{Mat, Start, gemm, product};
+use crate::ops::linear::gemm::{Mat, Start, gemm, gemms, product};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -69,9 +69,8 @@ pub fn forward<E: Elem>(
     // Variances are differences of large sums: no rounding here.
     let exact = cpu.exact();
     let mut gram = vec![E::ZERO; b * r * r];
-    for (gram, x) in gram.chunks_exact_mut(r * r).zip(centred.chunks_exact(r * c)) {
-        gemm(&exact, [r, r, c], Mat::plain(x, c), Mat::transposed(x, c), gram, r, Start::Zero);
-    }
+    let (x, x_t) = (Mat::plain(&centred[..], c), Mat::transposed(&centred[..], c));
+    gemms(&exact, b, [r, r, c], x, x_t, &mut gram, r, Start::Zero);
     let share = E::ONE / E::from_f64(c as f64);
     gram.iter_mut().for_each(|x| *x = *x * share);
     let tensor = |data| Tensor::new(&[b, r, c], data);
@@ -155,10 +154,8 @@ pub fn backward<E: Elem>(
     // The Gram matrix's share of dcentred: 2/C·dG·centred, dG being symmetric.
     let exact = cpu.exact();
     let mut dcentred = vec![E::ZERO; b * r * c];
-    let images = dcentred.chunks_exact_mut(r * c).zip(d.gram.data.chunks_exact(r * r));
-    for ((out, dgram), x) in images.zip(f.centred.data.chunks_exact(r * c)) {
-        gemm(&exact, [r, c, r], Mat::plain(dgram, r), Mat::plain(x, c), out, c, Start::Zero);
-    }
+    let (dgram, x) = (Mat::plain(&d.gram.data, r), Mat::plain(&f.centred.data, c));
+    gemms(&exact, b, [r, c, r], dgram, x, &mut dcentred, c, Start::Zero);
     let mut parts = Vec::with_capacity(b * r * c);
     let mut dm = d.m.data;
     parts.resize(b * r * c, E::ZERO);

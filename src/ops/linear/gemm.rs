@@ -3,239 +3,431 @@
 //! K is cut into blocks whose length depends on K alone; inside a block every element of C is one chain of multiply-adds,
 //! and blocks are added in order. So row r of a product has the same bits alone, in any batch and on any thread count.
 //!
-//! On a [`Cpu::narrowed`] both operands are rounded to narrower ones first, several of which then share a lane along K; C
-//! and the sums stay as they are.
+//! On a [`Cpu::narrowed`] both operands are rounded to narrower ones as they are packed, several of which then share a lane
+//! along K; C and the sums stay as they are.
+
+pub mod side;
 
 use super::micro::{self, Out, Rows};
-use super::pack::Pack;
 pub use super::{micro::Start, pack::Mat};
 use crate::runtime::Cpu;
-use crate::runtime::simd::slice::load;
+use crate::runtime::simd::aligned::{LINE, Room};
+use crate::runtime::simd::product::{SumOf, Sums};
 use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd};
+pub use side::{Factor, Kept};
+use side::{Fill, Side};
 
-/// Longest K block: a panel of it and the rows that meet it stay in the second-level cache.
+/// Longest K block, in groups: a panel of it and the rows that meet it stay in the second-level cache.
 const KC: usize = 768;
-/// Rows that one task packs of an operand stored as it is read.
+/// Groups along K that one task packs of an operand that K runs across.
 const STRIP: usize = 16;
 /// Register tiles across a panel of a transposed A: rows long enough to be copied at the speed of memory.
 const TILES: usize = 8;
-
-/// Rows that one task rounds.
-const ROUND: usize = 16;
-/// What rounded rows are padded to, so that whole vectors of any tier fit.
-const PAD: usize = 16;
+/// Register tiles down the rows that one task takes of a plain A: together they fetch all of the panel that comes next.
+const DOWN: usize = 16;
 
 /// C `(m, n)`, rows `ldc` apart, becomes A `(m, k)` · B `(k, n)` + `start`.
 ///
 /// Cost: 2mnk FLOP; B is packed on every call (and A if transposed), so small m is bound by reading B.
 /// Panics if an operand does not lie inside its slice: ops check shapes at their border.
-pub fn gemm<E: Elem>(
+pub fn gemm<'a, E: Elem>(
     cpu: &Cpu,
-    [m, n, k]: [usize; 3],
-    a: Mat<E>,
-    b: Mat<E>,
+    shape: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
     c: &mut [E],
     ldc: usize,
     start: Start<E>,
 ) {
-    Mat::plain(c, ldc).check(m, n);
-    // SAFETY: C was checked.
-    unsafe { into(cpu, [m, n, k], a, b, Out(c.as_mut_ptr()), ldc, start) }
+    gemms(cpu, 1, shape, a, b, c, ldc, start)
+}
+
+/// As [`gemm`] for `count` products: A, B and C are as many equal parts, one after the other.
+#[allow(clippy::too_many_arguments)]
+pub fn gemms<'a, E: Elem>(
+    cpu: &Cpu,
+    count: usize,
+    shape @ [m, n, _]: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
+    c: &mut [E],
+    ldc: usize,
+    start: Start<E>,
+) {
+    let step = c.len() / count.max(1);
+    Mat::plain(&c[..step], ldc).check(m, n);
+    let c = C { out: Out(c.as_mut_ptr()), ld: ldc, step };
+    // SAFETY: C was checked, part by part.
+    unsafe { into(cpu, count, shape, a.into(), b.into(), c, start) }
 }
 
 /// A `(m, k)` · B `(k, n)`, plus a bias `(n)` in every row, as a new matrix; otherwise as [`gemm`].
-pub fn product<E: Elem>(
+pub fn product<'a, E: Elem>(
     cpu: &Cpu,
-    [m, n, k]: [usize; 3],
-    a: Mat<E>,
-    b: Mat<E>,
+    shape @ [m, n, _]: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
     bias: Option<&[E]>,
 ) -> Vec<E> {
     let mut c = Vec::with_capacity(m * n);
     let start = bias.map_or(Start::Zero, Start::Bias);
     // SAFETY: there is room for C, and all of it is assigned, for `start` is not `Add`.
     unsafe {
-        into(cpu, [m, n, k], a, b, Out(c.as_mut_ptr()), n, start);
+        into(cpu, 1, shape, a.into(), b.into(), C { out: Out(c.as_mut_ptr()), ld: n, step: 0 }, start);
         c.set_len(m * n);
     }
     c
 }
 
-/// SAFETY: C may be written at `i·ldc + j` for `i < m, j < n`, and read there if `start` is `Add`.
+/// GELU of `count` products plus a bias `(n)`, and its slope there: `(count·m, n)` each, as operands of what follows.
+pub fn activated<'a, E: Elem>(
+    cpu: &Cpu,
+    count: usize,
+    shape: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
+    bias: &[E],
+) -> [Kept<E>; 2] {
+    let (a, b) = (a.into(), b.into());
+    match side::rounds::<E>(cpu) {
+        true => gelu::<E::Narrow>(cpu, count, shape, a.narrow(), b.narrow(), bias).map(Kept::Operands),
+        false => gelu::<E>(cpu, count, shape, a.wide(), b.wide(), bias).map(Kept::Sums),
+    }
+}
+
+fn gelu<X: Operand>(
+    cpu: &Cpu,
+    count: usize,
+    shape @ [m, n, _]: [usize; 3],
+    a: Side<X>,
+    b: Side<X>,
+    bias: &[X::Sum],
+) -> [Vec<X>; 2] {
+    let mut all = [(); 2].map(|()| Vec::with_capacity(count * m * n));
+    let [y, slope] = [0, 1].map(|i| Out(all[i].as_mut_ptr()));
+    // SAFETY: there is room for both, and they are written whole.
+    unsafe {
+        run(cpu, Job { count, shape, a, b, end: End::Gelu { y, slope }, start: Start::Bias(bias) });
+        all.iter_mut().for_each(|x| x.set_len(count * m * n));
+    }
+    all
+}
+
+/// A `(m, k)` · B `(k, n)`, element by element times `by` `(m, n)`, as operands of what follows.
+pub fn times<'a, E: Elem>(
+    cpu: &Cpu,
+    shape: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
+    by: &Kept<E>,
+) -> Kept<E> {
+    let (a, b) = (a.into(), b.into());
+    match by {
+        Kept::Operands(by) => Kept::Operands(scaled::<E::Narrow>(cpu, shape, a.narrow(), b.narrow(), by)),
+        Kept::Sums(by) => Kept::Sums(scaled::<E>(cpu, shape, a.wide(), b.wide(), by)),
+    }
+}
+
+fn scaled<X: Operand>(cpu: &Cpu, shape @ [m, n, _]: [usize; 3], a: Side<X>, b: Side<X>, by: &[X]) -> Vec<X> {
+    assert_eq!(by.len(), m * n, "gemm: by");
+    let mut y = Vec::with_capacity(m * n);
+    let end = End::Times { by, y: Out(y.as_mut_ptr()) };
+    // SAFETY: there is room for it, and it is written whole.
+    unsafe {
+        run(cpu, Job { count: 1, shape, a, b, end, start: Start::Zero });
+        y.set_len(m * n);
+    }
+    y
+}
+
+/// Where C begins, the distance of its rows and that of its parts.
+#[derive(Clone, Copy)]
+struct C<E> {
+    out: Out<E>,
+    ld: usize,
+    step: usize,
+}
+
+/// SAFETY: each part of C may be written at `i·ld + j` for `i < m, j < n`, and read there if `start` is `Add`.
 unsafe fn into<E: Elem>(
     cpu: &Cpu,
-    [m, n, k]: [usize; 3],
-    a: Mat<E>,
-    b: Mat<E>,
-    c: Out<E>,
-    ldc: usize,
+    count: usize,
+    shape: [usize; 3],
+    a: Factor<E>,
+    b: Factor<E>,
+    c: C<E>,
     start: Start<E>,
 ) {
-    a.check(m, k);
-    b.check(k, n);
+    // SAFETY: the caller's.
+    unsafe {
+        if side::rounds::<E>(cpu) {
+            let (a, b) = (a.narrow(), b.narrow());
+            run::<E::Narrow>(cpu, Job { count, shape, a, b, end: End::Store(c), start })
+        } else {
+            run::<E>(cpu, Job { count, shape, a: a.wide(), b: b.wide(), end: End::Store(c), start })
+        }
+    }
+}
+
+/// What becomes of the sums.
+#[derive(Clone, Copy)]
+enum End<'a, X: Operand> {
+    /// They are stored.
+    Store(C<X::Sum>),
+    /// GELU of them and its slope, rows n apart.
+    Gelu { y: Out<X>, slope: Out<X> },
+    /// They are multiplied by `by`, rows n apart.
+    Times { by: &'a [X], y: Out<X> },
+}
+
+/// `count` products of parts of A and B.
+#[derive(Clone, Copy)]
+struct Job<'a, X: Operand> {
+    count: usize,
+    shape: [usize; 3],
+    a: Side<'a, X>,
+    b: Side<'a, X>,
+    end: End<'a, X>,
+    start: Start<'a, X::Sum>,
+}
+
+impl<X: Operand> Job<'_, X> {
+    /// Groups along K.
+    fn groups(&self) -> usize {
+        self.shape[2].div_ceil(X::GROUP)
+    }
+    /// Length of a block of K, in groups, at least one: sums that go through a function come in one.
+    fn block(&self) -> usize {
+        let k = self.groups();
+        if matches!(self.end, End::Store(_)) { k.div_ceil(k.div_ceil(KC).max(1)).max(1) } else { k.max(1) }
+    }
+}
+
+/// SAFETY: `end`'s places may be written as it says, and those of C read if `start` is `Add`.
+unsafe fn run<X: Operand>(cpu: &Cpu, job: Job<X>) {
+    let Job { count, shape: [m, n, k], a, b, start, .. } = job;
+    (0..count).for_each(|i| {
+        a.part(i, count).check(m, k);
+        b.part(i, count).check(k, n);
+    });
     if let Start::Bias(bias) = start {
         assert_eq!(bias.len(), n, "gemm: bias");
     }
-    let groups = k.div_ceil(E::Narrow::GROUP);
-    // SAFETY: C is the caller's; the operands were checked, and `rounded` makes whole ones.
-    unsafe {
-        if cpu.is_narrow() && E::Narrow::GROUP > 1 {
-            let (da, lda) = rounded::<E::Narrow>(cpu, a, !a.transposed, m, k);
-            let (db, ldb) = rounded::<E::Narrow>(cpu, b, b.transposed, n, k);
-            let (a, b) = (Mat { data: &da[..], ld: lda, ..a }, Mat { data: &db[..], ld: ldb, ..b });
-            lanes::<E::Narrow>(cpu, [m, n, groups], a, b, c, ldc, start)
-        } else {
-            lanes::<E>(cpu, [m, n, k], a, b, c, ldc, start)
-        }
-    }
-}
-
-/// An operand with `k` elements along K and `others` across, in groups: stored as it was, and the distance of its rows.
-/// `along`: K runs along the stored rows, so that a group is neighbours in a row; else it is one element of each of
-/// neighbouring rows.
-fn rounded<X: Operand>(
-    cpu: &Cpu,
-    from: Mat<X::Sum>,
-    along: bool,
-    others: usize,
-    k: usize,
-) -> (Vec<X::Sum>, usize) {
-    let groups = k.div_ceil(X::GROUP);
-    let (rows, ld) = if along { (others, groups) } else { (groups, others.next_multiple_of(PAD)) };
-    let chunk = ROUND * ld.max(1);
-    let data = cpu.make_chunks(rows * ld, chunk, |i, to| {
-        cpu.product::<X, _>(Round { to, ld, from, first: i * ROUND, along, others, k })
-    });
-    (data, ld)
-}
-
-/// Rows `first..` of a rounded operand. They come as zeros, which is what groups are filled up with.
-struct Round<'a, X: Operand> {
-    to: &'a mut [X::Sum],
-    ld: usize,
-    from: Mat<'a, X::Sum>,
-    first: usize,
-    along: bool,
-    others: usize,
-    k: usize,
-}
-impl<X: Operand> ProductKernel<X> for Round<'_, X> {
-    type Output = ();
-    #[inline(always)]
-    fn run<P: Product<X = X>>(self, p: P) {
-        let Self { to, ld, from, first, along, others, k } = self;
-        let l = P::S::LANES;
-        for (to, row) in to.chunks_exact_mut(ld.max(1)).zip(first..) {
-            if along {
-                let x = &from.data[row * from.ld..][..k];
-                for j in (0..k).step_by(l) {
-                    // SAFETY: the row has k elements rounded up to whole groups.
-                    unsafe { p.put(to.as_mut_ptr().cast::<X>().add(j), l.min(k - j), load(p.simd(), x, j)) };
-                }
-                continue;
-            }
-            for slot in (0..X::GROUP).take_while(|slot| row * X::GROUP + slot < k) {
-                let x = &from.data[(row * X::GROUP + slot) * from.ld..][..others];
-                for j in (0..others).step_by(l) {
-                    // SAFETY: rows are padded to a multiple of every tier's lanes.
-                    unsafe { p.place(to.as_mut_ptr().add(j), slot, load(p.simd(), x, j)) };
-                }
-            }
-        }
-    }
-}
-
-/// The product of operands that lie in lanes, `k` of them along K.
-///
-/// SAFETY: as [`into`]'s; A and B hold `(m, k)` and `(k, n)`.
-unsafe fn lanes<X: Operand>(
-    cpu: &Cpu,
-    [m, n, k]: [usize; 3],
-    a: Mat<X::Sum>,
-    b: Mat<X::Sum>,
-    c: Out<X::Sum>,
-    ldc: usize,
-    mut start: Start<X::Sum>,
-) {
     if m == 0 || n == 0 {
         return;
     }
     let (mr, nr) = cpu.product::<X, _>(micro::Shape);
-    let kc = k.div_ceil(k.div_ceil(KC).max(1));
-    let (rows, cols) = task(cpu.threads(), m, n, mr, nr);
-    let across = n.div_ceil(cols);
-    // One pass even for k = 0, where C becomes `start`.
-    for k0 in (0..k.max(1)).step_by(kc.max(1)) {
-        let kc = kc.min(k - k0);
-        let pb = panels(cpu, b, k0, kc, n, nr);
-        let pa = if a.transposed {
-            panels(cpu, Mat::plain(a.data, a.ld), k0, kc, m, TILES * mr)
-        } else {
-            Vec::new()
-        };
-        cpu.run(m.div_ceil(rows) * across, |t| {
-            let (i, j) = (t / across * rows, t % across * cols);
-            let (m, n) = (rows.min(m - i), cols.min(n - j));
-            let a = if a.transposed {
-                let in_panel = i % (TILES * mr);
-                let p = pa[(i - in_panel) * kc + in_panel..].as_ptr();
-                Rows { p, row: 1, col: TILES * mr, block: 1 }
-            } else {
-                Rows { p: a.data[i * a.ld + k0..].as_ptr(), row: a.ld, col: 1, block: a.ld }
-            };
-            let start = match start {
-                Start::Bias(bias) => Start::Bias(&bias[j..j + n]),
-                other => other,
-            };
-            let at = i * ldc + j;
-            cpu.product::<X, _>(Task { shape: [m, n, kc], a, b: &pb[j * kc..], c, at, ldc, start });
-        });
-        start = Start::Add;
+    let tasks = |rows: usize, cols: usize| count * m.div_ceil(rows) * n.div_ceil(cols);
+    let transposed = a.transposed();
+    // Large enough that what a task packs is used often, small enough to feed every thread.
+    let (mut rows, mut cols) = if transposed { (m, nr) } else { (DOWN * mr, n.next_multiple_of(nr)) };
+    while cpu.threads() > 1 && tasks(rows, cols) < 8 * cpu.threads() && (rows > mr || cols > nr) {
+        let to = if cols > nr { (&mut cols, nr) } else { (&mut rows, mr) };
+        *to.0 = (*to.0 / 2).next_multiple_of(to.1);
     }
+    let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
+    let mut packed = match transposed {
+        true => panels(cpu, a.across(), count, m, k, TILES * mr),
+        false => panels(cpu, b, count, n, k, nr),
+    };
+    let packed = Out(packed.out());
+    cpu.run(tasks(rows, cols), |t| {
+        let (part, i, j) = (t / (down * across), t / across % down * rows, t % across * cols);
+        let size = [rows.min(m - i), cols.min(n - j)];
+        let task = Task { job, packed, part, at: [i, j], size };
+        if transposed { cpu.product::<X, _>(Columns(task)) } else { cpu.product::<X, _>(Down(task)) }
+    });
 }
 
-/// Packs columns `0..n` of rows `k0..k0 + kc` into panels of `width`.
-fn panels<E: Elem>(cpu: &Cpu, b: Mat<E>, k0: usize, kc: usize, n: usize, width: usize) -> Vec<E> {
-    let len = n.next_multiple_of(width) * kc;
-    let mut v = Vec::with_capacity(len);
-    let out = Out(v.as_mut_ptr());
-    let pack = |rows, cols| cpu.dispatch(Pack { out, width, kc, b, k0, rows, cols });
-    if b.transposed {
-        cpu.run(n.div_ceil(width), |p| pack(0..kc, p * width..n.min((p + 1) * width)))
+/// Packs each of `count` parts, `n` columns of `k` rows, into panels `[groups][width]`.
+fn panels<X: Operand>(
+    cpu: &Cpu,
+    from: Side<X>,
+    count: usize,
+    n: usize,
+    k: usize,
+    width: usize,
+) -> Room<X::Sum> {
+    let kc = k.div_ceil(X::GROUP);
+    let size = n.next_multiple_of(width) * kc;
+    let mut room: Room<X::Sum> = Room::new(count * size);
+    let out = Out(room.out());
+    let fill = |part: usize, rows, cols| {
+        // SAFETY: within the room.
+        let out = unsafe { out.at(part * size) };
+        cpu.product::<X, _>(Fill { out, width, kc, from: from.part(part, count), k, first: 0, rows, cols })
+    };
+    if from.transposed() {
+        let each = n.div_ceil(width);
+        cpu.run(count * each, |t| {
+            let j = t % each * width;
+            fill(t / each, 0..kc, j..n.min(j + width))
+        })
     } else {
-        cpu.run(kc.div_ceil(STRIP), |i| pack(i * STRIP..kc.min((i + 1) * STRIP), 0..n))
+        let each = kc.div_ceil(STRIP);
+        cpu.run(count * each, |t| {
+            let k = t % each * STRIP;
+            fill(t / each, k..kc.min(k + STRIP), 0..n)
+        })
     }
-    // SAFETY: the tasks wrote every row of every panel.
-    unsafe { v.set_len(len) };
-    v
+    room
 }
 
-/// Rows and columns of one task: large enough that A's rows are used on many panels, small enough to feed every thread.
-fn task(threads: usize, m: usize, n: usize, mr: usize, nr: usize) -> (usize, usize) {
-    let (mut rows, mut cols) = (TILES * mr, 8 * nr);
-    while threads > 1 && m.div_ceil(rows) * n.div_ceil(cols) < 4 * threads && (rows > mr || cols > nr) {
-        if cols > nr { cols /= 2 } else { rows /= 2 }
-    }
-    (rows, cols)
+/// Rows and columns of one part's product, of which one operand is packed.
+struct Task<'a, X: Operand> {
+    job: Job<'a, X>,
+    packed: Out<X::Sum>,
+    part: usize,
+    at: [usize; 2],
+    size: [usize; 2],
 }
 
-struct Task<'a, E> {
-    shape: [usize; 3],
-    a: Rows<E>,
-    b: &'a [E],
-    c: Out<E>,
-    at: usize,
-    ldc: usize,
-    start: Start<'a, E>,
-}
-impl<X: Operand> ProductKernel<X> for Task<'_, X::Sum> {
+/// A task with A as it was stored and B packed.
+struct Down<'a, X: Operand>(Task<'a, X>);
+impl<X: Operand> ProductKernel<X> for Down<'_, X> {
     type Output = ();
     #[inline(always)]
     fn run<P: Product<X = X>>(self, p: P) {
-        // SAFETY: `into` checked A and B, its caller C, and this task's rows and columns lie inside them.
+        let Task { job, packed, part, at: [i0, j0], size: [m, n] } = self.0;
+        let (groups, block) = (job.groups(), job.block());
+        let (mr, nr) = (P::S::MR, P::S::NV * P::S::LANES);
+        let width = job.shape[1].next_multiple_of(nr);
+        let side = job.a.part(part, job.count);
+        let mut room = None;
+        let a = match side.lanes(job.shape[2]) {
+            Some((x, ld)) => Rows { p: x[(i0 * ld).min(x.len())..].as_ptr(), row: ld, col: 1, block: ld },
+            None => {
+                let to = Out(room.insert(Room::new(m * groups)).out());
+                // SAFETY: the room has as many rows.
+                unsafe { side.rows(p, to, i0..i0 + m, job.shape[2], 0..groups) };
+                Rows { p: to.0.cast_const(), row: groups, col: 1, block: groups }
+            }
+        };
+        // SAFETY: `run` packed B, and its caller answers for C.
         unsafe {
-            let c = self.c.0.add(self.at);
-            micro::block(p, self.shape, self.a, self.b.as_ptr(), c, self.ldc, self.start)
+            let b = packed.0.add(part * width * groups).cast_const();
+            for j in (j0..j0 + n).step_by(nr) {
+                let cols = nr.min(j0 + n - j);
+                for k0 in (0..groups.max(1)).step_by(block) {
+                    let k = block.min(groups - k0);
+                    let at = b.add(j * groups + k0 * nr);
+                    // What comes next: this panel's next block or the next panel; each register tile fetches a part of it.
+                    let next = at.wrapping_add(k * nr);
+                    for i in (0..m).step_by(mr) {
+                        let rows = Rows { p: a.p.add(i * a.block + k0), ..a };
+                        let ahead = next.wrapping_add(i / mr * (k / 4) * (LINE / size_of::<X::Sum>()));
+                        let shape = [mr.min(m - i), cols, k];
+                        self.0.tile(p, [i0 + i, j], shape, k0, rows, at, ahead);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A task with A packed; it packs its own columns of B, block by block.
+struct Columns<'a, X: Operand>(Task<'a, X>);
+impl<X: Operand> ProductKernel<X> for Columns<'_, X> {
+    type Output = ();
+    #[inline(always)]
+    fn run<P: Product<X = X>>(self, p: P) {
+        let Task { job, packed, part, at: [i0, j0], size: [m, n] } = self.0;
+        let (groups, block) = (job.groups(), job.block());
+        let (mr, nr) = (P::S::MR, P::S::NV * P::S::LANES);
+        let width = TILES * mr;
+        let mut room = Room::<SumOf<P>>::new(block * nr);
+        let out = Out(room.out());
+        // SAFETY: `run` packed A, and its caller answers for C.
+        unsafe {
+            let a = packed.0.add(part * job.shape[0].next_multiple_of(width) * groups).cast_const();
+            for j in (j0..j0 + n).step_by(nr) {
+                let cols = nr.min(j0 + n - j);
+                for k0 in (0..groups.max(1)).step_by(block) {
+                    let k = block.min(groups - k0);
+                    // A panel's columns are counted from its first.
+                    let from = job.b.part(part, job.count).columns_from(j);
+                    let fill = Fill {
+                        out,
+                        width: nr,
+                        kc: k,
+                        from,
+                        k: job.shape[2],
+                        first: k0,
+                        rows: 0..k,
+                        cols: 0..cols,
+                    };
+                    fill.run(p);
+                    for i in (i0..i0 + m).step_by(mr) {
+                        let at = a.add(i / width * width * groups + k0 * width + i % width);
+                        let rows = Rows { p: at, row: 1, col: width, block: 1 };
+                        // The panel of A that comes next.
+                        let next = at.wrapping_add(width * groups);
+                        let ahead =
+                            next.wrapping_add(i % width / mr * (k / 4) * (LINE / size_of::<X::Sum>()));
+                        let shape = [mr.min(i0 + m - i), cols, k];
+                        self.0.tile(p, [i, j], shape, k0, rows, out.0.cast_const(), ahead);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Elements of the largest register tile.
+const TILE: usize = 6 * 64;
+/// Sums of a register tile on their way through a function.
+#[repr(align(64))]
+struct Tile<E>([E; TILE]);
+
+impl<X: Operand> Task<'_, X> {
+    /// One register tile, of the block of K that begins at `k0`.
+    ///
+    /// SAFETY: as [`micro::one`]'s; no other thread has this part of what is written.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile<P: Product<X = X>>(
+        &self,
+        p: P,
+        [i, j]: [usize; 2],
+        shape @ [rows, cols, _]: [usize; 3],
+        k0: usize,
+        a: Rows<SumOf<P>>,
+        b: *const SumOf<P>,
+        ahead: *const SumOf<P>,
+    ) {
+        let (s, l, nr) = (p.simd(), P::S::LANES, P::S::NV * P::S::LANES);
+        let [m, n, _] = self.job.shape;
+        let start = match self.job.start {
+            _ if k0 > 0 => Start::Add,
+            Start::Bias(bias) => Start::Bias(&bias[j..j + cols]),
+            other => other,
+        };
+        // SAFETY: the caller's.
+        unsafe {
+            if let End::Store(C { out, ld, step }) = self.job.end {
+                let c = out.0.add(self.part * step + i * ld + j);
+                return micro::one(p, shape, a, b, c, ld, start, ahead);
+            }
+            let mut tile = Tile([SumOf::<P>::ZERO; TILE]);
+            let x = tile.0.as_mut_ptr();
+            micro::one(p, shape, a, b, x, nr, start, ahead);
+            for r in 0..rows {
+                let at = (self.part * m + i + r) * n + j;
+                for o in (0..cols).step_by(l) {
+                    let (x, w, at): (Sums<P>, _, _) = (s.load(x.add(r * nr + o)), l.min(cols - o), at + o);
+                    match self.job.end {
+                        End::Store(_) => {}
+                        End::Gelu { y, slope } => {
+                            let [v, d] = p.gelu_slope(x);
+                            p.put(y.0.add(at), w, v);
+                            p.put(slope.0.add(at), w, d);
+                        }
+                        End::Times { by, y } => {
+                            p.put(y.0.add(at), w, s.mul(x, p.get(by.as_ptr().add(at), w)))
+                        }
+                    }
+                }
+            }
         }
     }
 }

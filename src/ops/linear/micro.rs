@@ -35,6 +35,16 @@ pub struct Out<E>(pub *mut E);
 unsafe impl<E: Send> Send for Out<E> {}
 unsafe impl<E: Send> Sync for Out<E> {}
 
+impl<E> Out<E> {
+    /// `i` elements further.
+    ///
+    /// SAFETY: they are there.
+    pub unsafe fn at(self, i: usize) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { self.0.add(i) })
+    }
+}
+
 /// Rows of A, in groups along K: group (i, k) is at `p + i·row + k·col`; the block of `MR` rows from row i begins at
 /// `p + i·block`.
 #[derive(Clone, Copy)]

@@ -22,6 +22,24 @@ impl<E: Copy + Default> Aligned<E> {
     }
 }
 
+/// Uninitialised memory for elements, the first at the beginning of a cache line.
+pub struct Room<E> {
+    data: Vec<E>,
+    first: usize,
+}
+
+impl<E> Room<E> {
+    /// For `len` elements.
+    pub fn new(len: usize) -> Self {
+        let data: Vec<E> = Vec::with_capacity(len + LINE / size_of::<E>());
+        Self { first: data.as_ptr().align_offset(LINE), data }
+    }
+    /// Where the first one goes.
+    pub fn out(&mut self) -> *mut E {
+        self.data.as_mut_ptr().wrapping_add(self.first)
+    }
+}
+
 impl<E: Copy + Default> Clone for Aligned<E> {
     fn clone(&self) -> Self {
         let mut new = Self::zeros(self.len);

@@ -172,6 +172,10 @@ pub(super) mod x86 {
             math::gelu(self, a)
         }
         #[inline(always)]
+        fn gelu_slope(self, a: __m256) -> [__m256; 2] {
+            math::gelu_and_slope(self, a)
+        }
+        #[inline(always)]
         fn prefetch(self, p: *const f32) {
             unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }

@@ -82,6 +82,13 @@ impl Product for Emulated {
         }
     }
     #[inline(always)]
+    unsafe fn join(self, to: *mut f32, low: [f32; LANES], high: [f32; LANES]) {
+        unsafe {
+            self.place(to, 0, low);
+            self.place(to, 1, high);
+        }
+    }
+    #[inline(always)]
     unsafe fn place(self, to: *mut f32, slot: usize, v: [f32; LANES]) {
         for (i, x) in v.into_iter().enumerate() {
             unsafe { *to.cast::<bf16>().add(2 * i + slot) = bf16::from_f32(x) };
@@ -97,8 +104,12 @@ mod x86 {
     use half::bf16;
 
     use super::super::avx512::x86::Avx512;
-    use super::super::math::{Bits, horner};
+    use super::super::math::{Bits, from_tail, horner, log2_density};
     use super::*;
+
+    /// `log2 Φ(x)` for x from -6 to 0.
+    const GELU: [f32; 6] =
+        [-1.000_531_8, 1.144_399_8, -0.472_785_62, 0.042_832_755, 0.004_467_609_3, 2.016_845_7e-4];
 
     /// SAFETY: only called after `is_native`.
     #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
@@ -158,12 +169,24 @@ mod x86 {
         /// Relative error below 5e-4 from -6 on; as GELU of [`super::super::math`], with a polynomial of fewer terms.
         #[inline(always)]
         fn gelu(self, a: __m512) -> __m512 {
-            /// In `-|a|`.
-            const L: [f32; 6] =
-                [-1.000_531_8, 1.144_399_8, -0.472_785_62, 0.042_832_755, 0.004_467_609_3, 2.016_845_7e-4];
             let s = self.0;
             let minus = s.max(s.splat(-6.0), s.copysign(a, s.splat(-1.0)));
-            s.fma(minus, self.exp2(horner(s, minus, L)), s.max(s.splat(0.0), a))
+            s.fma(minus, self.exp2(horner(s, minus, GELU)), s.max(s.splat(0.0), a))
+        }
+        /// As [`super::super::math::gelu_and_slope`], with polynomials of fewer terms.
+        #[inline(always)]
+        fn gelu_slope(self, a: __m512) -> [__m512; 2] {
+            let s = self.0;
+            let minus = s.max(s.splat(-6.0), s.copysign(a, s.splat(-1.0)));
+            let tail = self.exp2(horner(s, minus, GELU));
+            from_tail(s, a, minus, tail, self.exp2(log2_density(s, minus)))
+        }
+        #[inline(always)]
+        unsafe fn join(self, to: *mut f32, low: __m512, high: __m512) {
+            unsafe {
+                let [low, high] = [low, high].map(|x| _mm512_cvtepu16_epi32(narrow(x)));
+                _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+            }
         }
         #[inline(always)]
         unsafe fn place(self, to: *mut f32, slot: usize, v: __m512) {

@@ -63,6 +63,13 @@ pub trait Product: Copy + Send + Sync + 'static {
     fn gelu(self, a: Sums<Self>) -> Sums<Self> {
         self.simd().gelu(a)
     }
+    /// `a·Φ(a)` and its derivative, as exact as operands are or better.
+    #[inline(always)]
+    fn gelu_slope(self, a: Sums<Self>) -> [Sums<Self>; 2] {
+        self.simd().gelu_slope(a)
+    }
+    /// Writes `LANES` groups: of each lane of `low` the first element, of `high` the second; there are no more.
+    unsafe fn join(self, to: *mut SumOf<Self>, low: Sums<Self>, high: Sums<Self>);
     /// Writes each lane as element `slot` of the group in the same lane of `to`, `LANES` groups.
     unsafe fn place(self, to: *mut SumOf<Self>, slot: usize, v: Sums<Self>);
 }
@@ -104,6 +111,10 @@ impl<S: Simd> Product for Plain<S> {
     #[inline(always)]
     unsafe fn put(self, p: *mut S::E, n: usize, v: S::V) {
         unsafe { if n == S::LANES { self.0.store(p, v) } else { self.0.store_n(p, n, v) } }
+    }
+    #[inline(always)]
+    unsafe fn join(self, to: *mut S::E, low: S::V, _: S::V) {
+        unsafe { self.0.store(to, low) }
     }
     #[inline(always)]
     unsafe fn place(self, to: *mut S::E, _: usize, v: S::V) {

@@ -21,7 +21,7 @@ impl<E> Scalar<E> {
 }
 
 macro_rules! scalar {
-    ($t:ty, $exp:expr, $exp2:expr, $erf:expr, $gelu:expr) => {
+    ($t:ty, $exp:expr, $exp2:expr, $erf:expr, $gelu:expr, $slope:expr) => {
         // SAFETY: as the trait says, the caller answers for as many elements behind `p` as are read or written.
         impl Simd for Scalar<$t> {
             type E = $t;
@@ -119,18 +119,30 @@ macro_rules! scalar {
             fn gelu(self, a: Self::V) -> Self::V {
                 $gelu(self, a)
             }
+            #[inline(always)]
+            fn gelu_slope(self, a: Self::V) -> [Self::V; 2] {
+                $slope(self, a)
+            }
         }
     };
 }
 
-scalar!(f32, math::exp, math::exp2, math::erf, math::gelu);
+scalar!(f32, math::exp, math::exp2, math::erf, math::gelu, math::gelu_and_slope);
 scalar!(
     f64,
     |_, a: [f64; N]| a.map(libm::exp),
     |_, a: [f64; N]| a.map(libm::exp2),
     |_, a: [f64; N]| a.map(libm::erf),
-    |_, a: [f64; N]| a.map(|x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
+    |_, a: [f64; N]| a.map(|x| x * cdf(x)),
+    |_, a: [f64; N]| [a.map(|x| x * cdf(x)), a.map(|x| cdf(x) + x * density(x))]
 );
+
+fn cdf(x: f64) -> f64 {
+    0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+fn density(x: f64) -> f64 {
+    0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2 * libm::exp(-0.5 * x * x)
+}
 
 impl math::Bits for Scalar<f32> {
     #[inline(always)]
