@@ -44,6 +44,8 @@ pub struct Launch {
     /// what a thread learns is what those published whose values it read.
     ordering: AtomicBool,
     findings: Mutex<Findings>,
+    /// Shadows of blocks that have ended, for others.
+    shadows: Mutex<Vec<shared::Shadow>>,
 }
 
 impl Launch {
@@ -77,18 +79,27 @@ impl Launch {
             published: Mutex::default(),
             ordering: AtomicBool::new(false),
             findings: Mutex::default(),
+            shadows: Mutex::default(),
         }))
     }
     /// The checkers of one block.
     pub fn block(self: &Arc<Self>, id: [u32; 3]) -> Box<Block> {
         let o = &self.options;
+        let spare = lock(&self.shadows).pop();
+        let shared = match spare {
+            Some(mut s) => {
+                s.reset();
+                s
+            }
+            None => shared::Shadow::new(self.shared_bytes, o.racecheck, o.initcheck),
+        };
         let local = if o.initcheck { (self.local_bytes * u64::from(self.threads)) as usize } else { 0 };
         Box::new(Block {
             linear: id[0] + self.grid[0] * (id[1] + self.grid[1] * id[2]),
             id,
             now: 0,
             clocks: Clocks::new(self.threads),
-            shared: shared::Shadow::new(self.shared_bytes, o.racecheck, o.initcheck),
+            shared,
             local: vec![0; local.div_ceil(8)],
             objects: HashMap::new(),
             known: [(1, 0); 4],
@@ -155,6 +166,7 @@ pub struct Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.order_done();
+        lock(&self.launch.shadows).push(std::mem::take(&mut self.shared));
         let mut all = lock(&self.launch.findings);
         for (key, f) in self.findings.drain() {
             match all.entry(key) {
@@ -264,31 +276,38 @@ impl Block {
     }
 
     fn shared_access(&mut self, shared: &[u8], warp: u32, a: &Access, resolved: &[u64; 32]) {
-        let options = (self.launch.options.racecheck, self.launch.options.initcheck);
-        for lane in lanes(a.mask) {
-            let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
-            let mut raced = false;
-            if options.0 {
-                if strong(a) {
-                    self.ordered_access(thread, a, at, true);
-                }
-                if a.kind != Kind::Barrier {
-                    let party = self.shared.race(&self.clocks, self.now, thread, a, at);
-                    if let Some(mut p) = party {
-                        p.block = self.linear;
-                        let host = shared.as_ptr().wrapping_add(at as usize);
-                        self.suspect(thread, Space::Shared, a, at, host, p);
-                        raced = true;
-                    }
+        let (mut raced, mut hits) = (0, vec![]);
+        for now in self.launch.options.racecheck.then(|| turns(a)).into_iter().flatten() {
+            if strong(a) {
+                let lane = now.trailing_zeros();
+                self.ordered_access(warp * 32 + lane, a, resolved[lane as usize], true);
+            }
+            if a.kind == Kind::Barrier {
+                continue;
+            }
+            let visit = shared::Visit::new(&self.clocks, warp, self.now, a);
+            for lane in lanes(now) {
+                if let Some(p) = self.shared.race(&visit, warp * 32 + lane, resolved[lane as usize]) {
+                    hits.push((lane, Party { block: self.linear, ..p }));
                 }
             }
-            if options.1 {
-                let read = matches!(a.kind, Kind::Read | Kind::Atomic);
-                if read && !raced && !self.shared.initialised(at, a.bytes) {
+            for (lane, p) in hits.drain(..) {
+                raced |= 1 << lane;
+                let at = resolved[lane as usize];
+                let host = shared.as_ptr().wrapping_add(at as usize);
+                self.suspect(warp * 32 + lane, Space::Shared, a, at, host, p);
+            }
+        }
+        if self.launch.options.initcheck {
+            let reads = matches!(a.kind, Kind::Read | Kind::Atomic);
+            let writes = !matches!(a.kind, Kind::Read | Kind::AsyncRead | Kind::AsyncWrite);
+            for lane in lanes(a.mask) {
+                let at = resolved[lane as usize];
+                if reads && raced >> lane & 1 == 0 && !self.shared.initialised(at, a.bytes) {
                     let what = format!("{} bytes at shared address {at:#x} were never written", a.bytes);
-                    self.report(Tool::Initcheck, "shared", thread, true, None, what);
+                    self.report(Tool::Initcheck, "shared", warp * 32 + lane, true, None, what);
                 }
-                if !matches!(a.kind, Kind::Read | Kind::AsyncRead | Kind::AsyncWrite) {
+                if writes {
                     self.shared.initialise(at, a.bytes);
                 }
             }
@@ -323,7 +342,8 @@ impl Block {
 
     fn global_access(&mut self, memory: &Memory, warp: u32, a: &Access, resolved: &[u64; 32]) {
         let o = (self.launch.options.memcheck, self.launch.options.initcheck, self.launch.options.racecheck);
-        let mut held = global::Held::default();
+        let shadow = memory.shadow();
+        let mut watched: Mask = 0;
         for lane in lanes(a.mask) {
             let (thread, at) = (warp * 32 + lane, resolved[lane as usize]);
             if o.0 && !self.allocated(memory, at, a.bytes) {
@@ -343,7 +363,11 @@ impl Block {
                 self.report(Tool::Memcheck, "bounds", thread, true, None, what);
                 continue;
             }
-            let Some(shadow) = memory.shadow().filter(|s| s.covers(at)) else { continue };
+            let Some(shadow) = shadow.filter(|s| s.covers(at)) else { continue };
+            watched |= 1 << lane;
+            if o.2 {
+                shadow.prefetch(at);
+            }
             if o.1 {
                 if matches!(a.kind, Kind::Read | Kind::Atomic | Kind::AsyncRead)
                     && !shadow.initialised(at, a.bytes)
@@ -355,14 +379,24 @@ impl Block {
                     shadow.initialise(at, u64::from(a.bytes));
                 }
             }
-            if o.2 {
-                if strong(a) {
-                    self.ordered_access(thread, a, at, false);
+        }
+        let Some(shadow) = shadow.filter(|_| o.2) else { return };
+        let (mut held, mut hits) = (global::Held::default(), vec![]);
+        for now in turns(a).map(|now| now & watched).filter(|&now| now != 0) {
+            if strong(a) {
+                let lane = now.trailing_zeros();
+                self.ordered_access(warp * 32 + lane, a, resolved[lane as usize], false);
+            }
+            let me = global::Me { launch: self.launch.number, block: self.linear, id: self.now };
+            let visit = global::Visit::new(&self.clocks, warp, me, a);
+            for lane in lanes(now) {
+                if let Some(p) = shadow.race(&mut held, &visit, warp * 32 + lane, resolved[lane as usize]) {
+                    hits.push((lane, p));
                 }
-                let me = global::Me { launch: self.launch.number, block: self.linear, thread, id: self.now };
-                if let Some(p) = shadow.race(&mut held, &self.clocks, me, a, at) {
-                    self.suspect(thread, Space::Global, a, at, at as *const u8, p);
-                }
+            }
+            for (lane, p) in hits.drain(..) {
+                let at = resolved[lane as usize];
+                self.suspect(warp * 32 + lane, Space::Global, a, at, at as *const u8, p);
             }
         }
     }
@@ -443,6 +477,16 @@ impl Block {
 
 fn strong(a: &Access) -> bool {
     a.order != Order::Weak || matches!(a.kind, Kind::Atomic | Kind::Barrier)
+}
+
+/// Lanes of an access that are looked at together: of a strong one each alone, as the next may know what it ordered.
+fn turns(a: &Access) -> impl Iterator<Item = Mask> {
+    let (alone, mut left) = (strong(a), a.mask);
+    std::iter::from_fn(move || {
+        let now = if alone { left & left.wrapping_neg() } else { left };
+        left &= !now;
+        (now != 0).then_some(now)
+    })
 }
 
 /// The lanes of a mask.

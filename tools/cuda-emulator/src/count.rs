@@ -102,12 +102,13 @@ impl Counters {
                 c.sectors += n as u64;
                 let reads = !matches!(a.kind, Kind::Write | Kind::AsyncWrite);
                 let writes = !matches!(a.kind, Kind::Read | Kind::AsyncRead);
-                for s in &sectors[..n] {
+                for page in sectors[..n].chunk_by(|a, b| a / 128 == b / 128) {
+                    let bits = page.iter().fold(0, |bits, s| bits | 1 << (s % 128));
                     if reads {
-                        *self.read.entry(s / 128).or_default() |= 1 << (s % 128);
+                        *self.read.entry(page[0] / 128).or_default() |= bits;
                     }
                     if writes {
-                        *self.written.entry(s / 128).or_default() |= 1 << (s % 128);
+                        *self.written.entry(page[0] / 128).or_default() |= bits;
                     }
                 }
             }
@@ -257,17 +258,22 @@ pub fn wavefronts(mask: Mask, bytes: u32, at: &[u64; 32]) -> (u64, u64) {
         if part == 0 {
             continue;
         }
-        // Distinct words, by bank.
-        let mut words = [0u64; 64];
-        let mut n = 0;
-        let mut banks = [0u8; 32];
+        // Distinct words, each with its forerunner in the bank (from 1 on), and how many a bank has and its last.
+        let (mut words, mut n) = ([(0u64, 0u8); 64], 0);
+        let (mut banks, mut last) = ([0u8; 32], [0u8; 32]);
         for lane in lanes(part) {
             let a = at[lane as usize];
             for word in a / 4..(a + u64::from(bytes)).div_ceil(4) {
-                if !words[..n].contains(&word) && n < words.len() {
-                    words[n] = word;
+                let bank = (word % 32) as usize;
+                let mut seen = last[bank];
+                while seen != 0 && words[usize::from(seen) - 1].0 != word {
+                    seen = words[usize::from(seen) - 1].1;
+                }
+                if seen == 0 && n < words.len() {
+                    words[n] = (word, last[bank]);
                     n += 1;
-                    banks[(word % 32) as usize] += 1;
+                    last[bank] = n as u8;
+                    banks[bank] += 1;
                 }
             }
         }

@@ -38,8 +38,6 @@ pub fn join(a: &mut Arc<Vec<u32>>, b: &Arc<Vec<u32>>) {
 struct Thread {
     /// What it knows of the others.
     know: Arc<Vec<u32>>,
-    /// Its own clock: advances when somebody may have learnt of what it did.
-    own: u32,
     /// Knowledge at its last fence, which a relaxed access publishes.
     fenced: Option<(Arc<Vec<u32>>, u32)>,
     /// Seen by relaxed accesses, known after the next fence.
@@ -51,6 +49,10 @@ struct Thread {
 /// Clocks of all threads of a block.
 pub struct Clocks {
     threads: Vec<Thread>,
+    /// Each thread's own clock: advances when somebody may have learnt of what it did.
+    own: Vec<u32>,
+    /// Of each warp, whether all its threads know the same: they share it.
+    same: Vec<bool>,
 }
 
 impl Clocks {
@@ -59,13 +61,18 @@ impl Clocks {
         // Lanes of the last warp that do not exist have clocks too; they never act.
         let n = threads.next_multiple_of(32) as usize;
         let know = Arc::new(vec![0; n]);
-        let new = |_| Thread { know: know.clone(), own: 1, fenced: None, pending: None, foreign: None };
-        Self { threads: (0..n).map(new).collect() }
+        let new = |_| Thread { know: know.clone(), fenced: None, pending: None, foreign: None };
+        Self { threads: (0..n).map(new).collect(), own: vec![1; n], same: vec![true; n / 32] }
     }
     /// The clock that an access of a thread carries.
     #[inline(always)]
     pub fn own(&self, thread: u32) -> u32 {
-        self.threads[thread as usize].own
+        self.own[thread as usize]
+    }
+    /// What every thread of a warp knows of the others, if it is the same.
+    #[inline(always)]
+    pub fn common(&self, warp: u32) -> Option<&[u32]> {
+        self.same[warp as usize].then(|| self.threads[warp as usize * 32].know.as_slice())
     }
     /// Whether `thread` knows of what `other` of its block did at `clock`.
     #[inline(always)]
@@ -81,7 +88,7 @@ impl Clocks {
     pub fn snapshot(&self, thread: u32) -> Published {
         let t = &self.threads[thread as usize];
         let foreign = t.foreign.as_ref().map_or(HashMap::new(), |f| (**f).clone());
-        Published { own: with_self(&t.know, thread, t.own), foreign }
+        Published { own: with_self(&t.know, thread, self.own(thread)), foreign }
     }
     /// What it knew at its last fence.
     pub fn fenced(&self, thread: u32) -> Option<Published> {
@@ -92,7 +99,7 @@ impl Clocks {
     }
     /// What it does from now on is not what was published.
     pub fn advance(&mut self, thread: u32) {
-        self.threads[thread as usize].own += 1;
+        self.own[thread as usize] += 1;
     }
     /// It learns what was published: at once, or at its next fence.
     pub fn learn(&mut self, thread: u32, p: &Published, at_once: bool) {
@@ -101,6 +108,7 @@ impl Clocks {
             t.pending.get_or_insert_default().join(p);
             return;
         }
+        self.same[thread as usize / 32] = false;
         join(&mut t.know, &p.own);
         if !p.foreign.is_empty() {
             let f = Arc::make_mut(t.foreign.get_or_insert_default());
@@ -113,14 +121,16 @@ impl Clocks {
             self.learn(thread, &p, true);
         }
         let t = &mut self.threads[thread as usize];
-        t.fenced = Some((t.know.clone(), t.own));
-        t.own += 1;
+        t.fenced = Some((t.know.clone(), self.own[thread as usize]));
+        self.advance(thread);
     }
     /// Those who waited know all that those who arrived knew.
     pub fn barrier(&mut self, arrived: &[(u32, Mask)], waited: &[(u32, Mask)]) {
         let all = |set: &[(u32, Mask)]| {
             set.iter().flat_map(|&(w, m)| lanes(m).map(move |l| (w * 32 + l) as usize)).collect::<Vec<_>>()
         };
+        let warps = waited.iter().map(|&(w, m)| (w as usize, m == !0));
+        warps.for_each(|(w, whole)| self.same[w] = whole);
         let (arrived, waited) = (all(arrived), all(waited));
         let Some(&first) = arrived.first() else { return };
         let mut sum = self.threads[first].know.clone();
@@ -135,8 +145,8 @@ impl Clocks {
         let v = Arc::make_mut(&mut sum);
         let mut foreign: Option<Arc<HashMap<u32, Arc<Vec<u32>>>>> = None;
         for &t in &arrived {
-            v[t] = self.threads[t].own;
-            self.threads[t].own += 1;
+            v[t] = self.own[t];
+            self.own[t] += 1;
             match (&mut foreign, &self.threads[t].foreign) {
                 (None, f) => foreign = f.clone(),
                 (Some(a), Some(b)) if !Arc::ptr_eq(a, b) => {

@@ -5,7 +5,7 @@
 use super::clock::Clocks;
 use super::{Id, Party, strong};
 use crate::error::Code;
-use crate::exec::{Access, Kind};
+use crate::exec::Access;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -73,13 +73,12 @@ impl Drop for Region {
 }
 
 /// Who accesses.
+#[derive(Clone, Copy)]
 pub struct Me {
     /// The launch's number.
     pub launch: u16,
     /// The block, linear.
     pub block: u32,
-    /// The thread in the block, linear.
-    pub thread: u32,
     /// The instruction.
     pub id: Id,
 }
@@ -133,8 +132,13 @@ impl Shadow {
         }
     }
     /// Whether all the bytes were written since they were allocated.
+    #[inline(always)]
     pub fn initialised(&self, at: u64, bytes: u32) -> bool {
-        let mut all = true;
+        let (first, mut all) = (at - self.base, true);
+        if first.is_multiple_of(8) && bytes.is_multiple_of(8) {
+            let ends = (first..(first + u64::from(bytes)).min(self.bytes)).step_by(8);
+            return ends.fold(true, |all, b| all & (self.bits(b).load(Relaxed) == 0xff));
+        }
         self.each(at, u64::from(bytes), |b, m| all &= b.load(Relaxed) & m == m);
         all
     }
@@ -201,46 +205,45 @@ impl Shadow {
             self.cell(first + i).iter().zip(from).for_each(|(to, x)| to.store(x.load(Relaxed), Relaxed));
         }
     }
-    /// Remembers an access; the first earlier one of this launch that it races with.
-    pub fn race<'a>(
-        &'a self,
-        held: &mut Held<'a>,
-        clocks: &Clocks,
-        me: Me,
-        a: &Access,
-        at: u64,
-    ) -> Option<Party> {
-        let (reads, writes) = match a.kind {
-            Kind::Read | Kind::AsyncRead => (true, false),
-            Kind::Write | Kind::AsyncWrite => (false, true),
-            Kind::Atomic | Kind::Barrier => (true, true),
-        };
-        let (begin, end) = (at - self.base, (at - self.base + u64::from(a.bytes)).min(self.bytes));
-        let (clock, strong) = (clocks.own(me.thread), strong(a));
-        let mine = Record { block: me.block, thread: me.thread, clock, bytes: 0xf, strong };
-        let visit = Visit { clocks, me, mine, reads, writes };
+    /// Asks the CPU for what [`Self::race`] will look at.
+    #[inline(always)]
+    pub fn prefetch(&self, at: u64) {
+        let cell = self.cell((at - self.base) / 4 / GRANULE * GRANULE);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint; the cell is there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(cell[0]).cast()) };
+        }
+        let _ = cell;
+    }
+    /// Remembers a lane's part of an access; the first earlier one of this launch that it races with.
+    pub fn race<'a>(&'a self, held: &mut Held<'a>, visit: &Visit, thread: u32, at: u64) -> Option<Party> {
+        let Visit { me: Me { launch, block, .. }, bytes, strong, reads, writes, .. } = *visit;
+        let (begin, end) = (at - self.base, (at - self.base + u64::from(bytes)).min(self.bytes));
+        let mine = Record { block, thread, clock: visit.clocks.own(thread), bytes: 0xf, strong };
         let mut found = None;
         let mut word = begin / 4;
         while word < end.div_ceil(4) {
             let first = word / GRANULE * GRANULE;
             self.hold(held, first);
             let all = begin <= first * 4 && (first + GRANULE) * 4 <= end;
-            let whole = self.whole(visit.me.launch, first);
+            let whole = self.whole(launch, first);
             if all && whole {
-                let hit = visit.cell(self.cell(first), 0xf, WHOLE, found.is_none());
+                let hit = visit.cell(self.cell(first), mine, WHOLE, found.is_none());
                 found = found.or(hit);
                 word = first + GRANULE;
                 continue;
             }
             if whole {
-                self.split(visit.me.launch, first);
+                self.split(launch, first);
             }
             let last = (first + GRANULE).min(end.div_ceil(4));
             for word in word..last {
                 let from = begin.saturating_sub(word * 4).min(3);
                 let to = (end - word * 4).min(4);
                 let bytes = (0xf << from & ((1 << to) - 1)) as u8;
-                let hit = visit.cell(self.cell(word), bytes, 0, found.is_none());
+                let hit = visit.cell(self.cell(word), Record { bytes, ..mine }, 0, found.is_none());
                 found = found.or(hit);
             }
             if all && writes && !reads {
@@ -252,22 +255,40 @@ impl Shadow {
     }
 }
 
-/// An access as all its cells see it.
-struct Visit<'a> {
+/// An access as all its lanes see it.
+pub struct Visit<'a> {
     clocks: &'a Clocks,
+    /// What all lanes know of their own block.
+    know: Option<&'a [u32]>,
     me: Me,
-    mine: Record,
+    bytes: u32,
+    strong: bool,
     reads: bool,
     writes: bool,
 }
-impl Visit<'_> {
-    /// Remembers the access in a cell, `bytes` of it; the first earlier one that it races with, if that is asked. `whole`
-    /// is what the cell's write is marked with.
+impl<'a> Visit<'a> {
+    /// An access of a warp.
+    pub fn new(clocks: &'a Clocks, warp: u32, me: Me, a: &Access) -> Self {
+        let (reads, writes) = a.kind.does();
+        Self { clocks, know: clocks.common(warp), me, bytes: a.bytes, strong: strong(a), reads, writes }
+    }
     #[inline(always)]
-    fn cell(&self, cell: [&AtomicU64; WORDS], bytes: u8, whole: u64, ask: bool) -> Option<Party> {
-        let Self { clocks, me, reads, writes, .. } = self;
-        let (reads, writes) = (*reads, *writes);
-        let mine = Record { bytes, ..self.mine };
+    fn knows(&self, thread: u32, r: &Record) -> bool {
+        if r.block != self.me.block & Record::BLOCK {
+            return self.clocks.knows_foreign(thread, r.block, r.thread, r.clock);
+        }
+        // A clock too large to be kept counts as known: no false alarm.
+        r.clock >= Record::CLOCK
+            || match self.know {
+                Some(know) => thread == r.thread || know[r.thread as usize] >= r.clock,
+                None => self.clocks.knows(thread, r.thread, r.clock),
+            }
+    }
+    /// Remembers a lane's access in a cell; the first earlier one that it races with, if that is asked. `whole` is what the
+    /// cell's write is marked with.
+    #[inline(always)]
+    fn cell(&self, cell: [&AtomicU64; WORDS], mine: Record, whole: u64, ask: bool) -> Option<Party> {
+        let Self { me, reads, writes, .. } = *self;
         let [w, r1, r2, info] = cell;
         let old = info.load(Relaxed);
         let fresh = (old >> 48) as u16 != me.launch;
@@ -278,7 +299,7 @@ impl Visit<'_> {
         let clash = |r: &Record| {
             r.bytes & mine.bytes != 0
                 && !(r.strong && mine.strong)
-                && !knows(clocks, me, r)
+                && !self.knows(mine.thread, r)
                 && !(by_write == me.id && writes && !reads && r.same_warp(&mine) && r.clock == mine.clock)
         };
         let mut found = None;
@@ -306,7 +327,7 @@ impl Visit<'_> {
             if fresh {
                 w.store(whole, Relaxed);
                 r2.store(0, Relaxed);
-            } else if read[0].bytes != 0 && !knows(clocks, me, &read[0]) {
+            } else if read[0].bytes != 0 && !self.knows(mine.thread, &read[0]) {
                 r2.store(read[0].pack(), Relaxed);
             }
             r1.store(mine.pack(), Relaxed);
@@ -315,15 +336,6 @@ impl Visit<'_> {
         let ids = u64::from(by_write & 0xff_ffff) << 24 | u64::from(by_read & 0xff_ffff);
         info.store(u64::from(me.launch) << 48 | ids, Relaxed);
         found
-    }
-}
-
-fn knows(clocks: &Clocks, me: &Me, r: &Record) -> bool {
-    if r.block == me.block & Record::BLOCK {
-        // A clock too large to be kept counts as known: no false alarm.
-        r.clock >= Record::CLOCK || clocks.knows(me.thread, r.thread, r.clock)
-    } else {
-        clocks.knows_foreign(me.thread, r.block, r.thread, r.clock)
     }
 }
 

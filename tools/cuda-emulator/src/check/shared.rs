@@ -30,6 +30,7 @@ const GRANULE: usize = 16;
 const CELLS: usize = GRANULE / 2;
 
 /// The shadow of a block's shared memory.
+#[derive(Default)]
 pub struct Shadow {
     /// A cell for each granule that is not split.
     whole: Vec<Cell>,
@@ -41,23 +42,42 @@ pub struct Shadow {
     bytes: u32,
 }
 
-/// An access as all its cells see it.
-struct Visit<'a> {
+/// An access as all its lanes see it.
+pub struct Visit<'a> {
     clocks: &'a Clocks,
-    me: Record,
+    /// What all lanes know.
+    know: Option<&'a [u32]>,
+    id: Id,
+    strong: bool,
+    flying: bool,
     reads: bool,
     writes: bool,
+    bytes: u32,
 }
-impl Visit<'_> {
-    /// Remembers the access in a cell, `bytes` of it; the first earlier one that it races with, if that is asked.
+impl<'a> Visit<'a> {
+    /// An access of a warp by an instruction.
     #[inline(always)]
-    fn cell(&self, cell: &mut Cell, bytes: u8, ask: bool) -> Option<Party> {
-        let (reads, writes, thread) = (self.reads, self.writes, u32::from(self.me.thread));
-        let me = Record { bytes, ..self.me };
+    pub fn new(clocks: &'a Clocks, warp: u32, id: Id, a: &Access) -> Self {
+        let (reads, writes) = a.kind.does();
+        let (strong, flying, know) = (strong(a), a.kind == Kind::AsyncWrite, clocks.common(warp));
+        Self { clocks, know, id, strong, flying, reads, writes, bytes: a.bytes }
+    }
+    #[inline(always)]
+    fn knows(&self, thread: u16, r: &Record) -> bool {
+        match self.know {
+            Some(know) => thread == r.thread || know[usize::from(r.thread)] >= r.clock,
+            None => self.clocks.knows(thread.into(), r.thread.into(), r.clock),
+        }
+    }
+    /// Remembers an access of a lane in a cell, `bytes` of it; the first earlier one that it races with, if that is asked.
+    #[inline(always)]
+    fn cell(&self, cell: &mut Cell, thread: u32, bytes: u8, ask: bool) -> Option<Party> {
+        let Self { id, strong, flying, reads, writes, .. } = *self;
+        let me = Record { clock: self.clocks.own(thread), id, thread: thread as u16, bytes, strong, flying };
         let clash = |r: &Record| {
             r.bytes & me.bytes != 0
                 && !(r.strong && me.strong)
-                && (r.flying || !self.clocks.knows(thread, u32::from(r.thread), r.clock))
+                && (r.flying || !self.knows(me.thread, r))
                 // Lanes of one instruction that write the same bytes: one of them wins, nothing is torn.
                 && !(r.id == me.id && r.thread / 32 == me.thread / 32 && r.clock == me.clock && writes && !reads)
         };
@@ -82,10 +102,7 @@ impl Visit<'_> {
             }
         } else {
             let [first, second] = &mut cell.reads;
-            if first.bytes != 0
-                && first.thread != me.thread
-                && !self.clocks.knows(thread, u32::from(first.thread), first.clock)
-            {
+            if first.bytes != 0 && first.thread != me.thread && !self.knows(me.thread, first) {
                 *second = *first;
             }
             *first = me;
@@ -107,6 +124,18 @@ impl Shadow {
             bytes,
         }
     }
+    /// As new, for another block.
+    pub fn reset(&mut self) {
+        self.whole.fill(Cell::default());
+        self.split.fill(false);
+        self.written.fill(0);
+    }
+    /// What says that bytes were written, if they are whole bytes of it.
+    #[inline(always)]
+    fn eights(&self, at: u64, bytes: u32) -> Option<std::ops::Range<usize>> {
+        let (first, end) = (at as usize / 8, (at + u64::from(bytes)) as usize / 8);
+        (at % 8 == 0 && bytes.is_multiple_of(8) && end <= self.written.len()).then_some(first..end)
+    }
     /// The bytes of a range, as places in `written` and bits there.
     fn bits(&self, at: u64, bytes: u32) -> impl Iterator<Item = (usize, u8)> + use<> {
         let std::ops::Range { mut start, end } = self.range(at, bytes);
@@ -118,11 +147,19 @@ impl Shadow {
         })
     }
     /// Whether all the bytes were written.
+    #[inline(always)]
     pub fn initialised(&self, at: u64, bytes: u32) -> bool {
+        if let Some(eights) = self.eights(at, bytes) {
+            return self.written[eights].iter().all(|&w| w == 0xff);
+        }
         self.bits(at, bytes).all(|(place, bits)| self.written[place] & bits == bits)
     }
     /// The bytes are written.
+    #[inline(always)]
     pub fn initialise(&mut self, at: u64, bytes: u32) {
+        if let Some(eights) = self.eights(at, bytes) {
+            return self.written[eights].fill(0xff);
+        }
         self.bits(at, bytes).for_each(|(place, bits)| self.written[place] |= bits);
     }
     fn range(&self, at: u64, bytes: u32) -> std::ops::Range<usize> {
@@ -138,23 +175,26 @@ impl Shadow {
         }
         cells
     }
-    /// Remembers an access; the first earlier one that it races with.
-    pub fn race(&mut self, clocks: &Clocks, id: Id, thread: u32, a: &Access, at: u64) -> Option<Party> {
-        let range = self.range(at, a.bytes);
-        let (reads, writes) = match a.kind {
-            Kind::Read | Kind::AsyncRead => (true, false),
-            Kind::Write | Kind::AsyncWrite => (false, true),
-            Kind::Atomic | Kind::Barrier => (true, true),
-        };
-        let (clock, flying) = (clocks.own(thread), a.kind == Kind::AsyncWrite);
-        let me = Record { clock, id, thread: thread as u16, bytes: 3, strong: strong(a), flying };
-        let visit = Visit { clocks, me, reads, writes };
+    /// Remembers a lane's part of an access; the first earlier one that it races with.
+    #[inline(always)]
+    pub fn race(&mut self, visit: &Visit, thread: u32, at: u64) -> Option<Party> {
+        let granule = at as usize / GRANULE;
+        let aligned = visit.bytes as usize == GRANULE && (at as usize).is_multiple_of(GRANULE);
+        if aligned && self.split.get(granule) == Some(&false) {
+            return visit.cell(&mut self.whole[granule], thread, 3, true);
+        }
+        self.parts(visit, thread, self.range(at, visit.bytes))
+    }
+    /// An access that is not one of a whole granule, or of one that is split.
+    #[inline(never)]
+    fn parts(&mut self, visit: &Visit, thread: u32, range: std::ops::Range<usize>) -> Option<Party> {
+        let (reads, writes) = (visit.reads, visit.writes);
         let mut found = None;
         for granule in range.start / GRANULE..range.end.div_ceil(GRANULE) {
             let first = granule * GRANULE;
             let part = range.start.max(first) - first..range.end.min(first + GRANULE) - first;
             if part.len() == GRANULE && !self.split[granule] {
-                let hit = visit.cell(&mut self.whole[granule], 3, found.is_none());
+                let hit = visit.cell(&mut self.whole[granule], thread, 3, found.is_none());
                 found = found.or(hit);
                 continue;
             }
@@ -162,7 +202,7 @@ impl Shadow {
                 let low = u8::from(part.contains(&(2 * c)));
                 let high = u8::from(part.contains(&(2 * c + 1)));
                 if low | high != 0 {
-                    let hit = visit.cell(cell, low | high << 1, found.is_none());
+                    let hit = visit.cell(cell, thread, low | high << 1, found.is_none());
                     found = found.or(hit);
                 }
             }

@@ -1,7 +1,8 @@
 //! The one door through which instructions reach memory: generic addresses, alignment, bounds, checkers and counters.
 
 use super::cta::{LOCAL, PARAM, SHARED};
-use super::{Access, Cta, Kind, Mask, Warp};
+use super::decode::{Addr, Base};
+use super::{Access, Cta, Kind, Mask, Order, Warp};
 use crate::error::{Code, Fault};
 use crate::memory::PAGE;
 use crate::ptx::ast::Space;
@@ -53,9 +54,43 @@ fn space_of(address: u64) -> Space {
 }
 
 impl Cta<'_> {
+    /// As [`Self::access`], of an address operand: the short way where a whole warp goes to shared memory and nobody watches.
+    #[inline(always)]
+    pub fn reach(
+        &mut self,
+        w: &Warp,
+        addr: &Addr,
+        (kind, space, order): (Kind, Space, Order),
+        bytes: u32,
+        mask: Mask,
+    ) -> Result<[*mut u8; 32], Fault> {
+        if let Base::R32(slot) = addr.base
+            && (mask, space) == (!0, Space::Shared)
+            && self.check.is_none()
+            && self.count.is_none()
+        {
+            let (mut at, mut high, mut bits) = (w.r32(slot).0, 0, 0);
+            for x in &mut at {
+                *x = x.wrapping_add(addr.offset as u32);
+                high = high.max(*x);
+                bits |= *x;
+            }
+            let fits = u64::from(high) + u64::from(bytes) <= self.shared.len() as u64;
+            if fits && bits & (bytes.next_power_of_two().clamp(1, 16) - 1) == 0 {
+                let mut p = [self.shared.as_mut_ptr(); 32];
+                for (p, x) in p.iter_mut().zip(&at) {
+                    *p = p.wrapping_add(*x as usize);
+                }
+                return Ok(p);
+            }
+        }
+        self.access(w, &Access { kind, space, addresses: &addr.get(w), bytes, mask, order })
+    }
+
     /// Checks an access (alignment, bounds, checkers), counts it, and gives each lane of the mask the host address of
-    /// its first byte (unspecified for other lanes). Pointers hold until the next access.
-    #[inline]
+    /// its first byte (unspecified for other lanes). Pointers hold until the next access. Inlined, so that callers which
+    /// are compiled for wide vectors have it so.
+    #[inline(always)]
     pub fn access(&mut self, w: &Warp, a: &Access) -> Result<[*mut u8; 32], Fault> {
         if a.mask == 0 {
             return Ok([std::ptr::null_mut(); 32]);

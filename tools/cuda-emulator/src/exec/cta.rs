@@ -28,6 +28,16 @@ pub enum Kind {
     /// mbarrier operations, which order others.
     Barrier,
 }
+impl Kind {
+    /// Whether it reads and whether it writes.
+    pub fn does(self) -> (bool, bool) {
+        match self {
+            Self::Read | Self::AsyncRead => (true, false),
+            Self::Write | Self::AsyncWrite => (false, true),
+            Self::Atomic | Self::Barrier => (true, true),
+        }
+    }
+}
 
 /// One warp-wide access.
 pub struct Access<'a> {

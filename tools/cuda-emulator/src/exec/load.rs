@@ -363,18 +363,16 @@ impl Program {
             symbols.insert(name.into(), (Space::Shared, shared_bytes.div_ceil(align) * align));
         }
         // Slots: predicates, up to 32 bits, 64 bits, 128 bits.
-        let mut count = [0u32; 4];
-        let file = |bits: u32| match bits {
+        let (slots, mut count) = super::pressure::places(f, |bits| match bits {
             1 => 3,
             64 => 1,
             128 => 2,
             _ => 0,
-        };
+        });
         let mut slot = |file: usize| {
             count[file] += 1;
             count[file] - 1
         };
-        let slots: Vec<u32> = f.regs.iter().map(|t| slot(file(t.bits()))).collect();
         let (mut specials, mut hidden, mut fills) = (HashMap::new(), HashMap::new(), vec![]);
         all_names(f, |o| match o {
             Operand::Special(name) if super::special::known(name) && !specials.contains_key(name) => {

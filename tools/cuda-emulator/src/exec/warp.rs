@@ -143,8 +143,9 @@ impl Warp {
         if mask == !0 {
             *r = *x;
         } else {
+            // Bits, not branches: the lanes of a mask are hard to foretell.
             for i in 0..32 {
-                r.0[i] = if mask >> i & 1 == 1 { x.0[i] } else { r.0[i] };
+                r.0[i] ^= (r.0[i] ^ x.0[i]) & (mask >> i & 1).wrapping_neg();
             }
         }
     }
@@ -156,7 +157,7 @@ impl Warp {
             *r = *x;
         } else {
             for i in 0..32 {
-                r.0[i] = if mask >> i & 1 == 1 { x.0[i] } else { r.0[i] };
+                r.0[i] ^= (r.0[i] ^ x.0[i]) & u64::from(mask >> i & 1).wrapping_neg();
             }
         }
     }

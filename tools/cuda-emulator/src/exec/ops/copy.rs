@@ -35,13 +35,17 @@ struct Copy {
     bytes: u32,
     /// Of these, bytes that come from the source; the others are zero.
     live: [u8; 32],
+    /// Lanes of which all do.
+    whole: Mask,
 }
 impl Copy {
     fn land(&mut self, mask: Mask, shared: &mut [u8]) {
         let now = self.flying & mask;
         self.flying &= !now;
+        // As most are.
+        let sixteen = self.bytes == 16 && now & !self.whole == 0;
         for l in lanes(now) {
-            let (at, live) = (self.to[l] as usize, self.live[l] as usize);
+            let (at, live) = (self.to[l] as usize, if sixteen { 16 } else { self.live[l] as usize });
             let Some(to) = shared.get_mut(at..at + self.bytes as usize) else { continue };
             let (from, to) = (self.from[l] as *const u8, to.as_mut_ptr());
             // SAFETY: `access` vouched for `live` bytes of the source at issue, and device memory stays mapped while a
@@ -53,7 +57,9 @@ impl Copy {
                     4 => to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned()),
                     n => to.copy_from_nonoverlapping(from, n),
                 }
-                to.add(live).write_bytes(0, self.bytes as usize - live);
+                if !sixteen {
+                    to.add(live).write_bytes(0, self.bytes as usize - live);
+                }
             }
         }
     }
@@ -290,15 +296,17 @@ fn start(
         }
         Live::Bytes(n) => {
             let n = n.get(w);
-            for l in lanes(mask) {
+            let mut same = 0;
+            for (l, n) in n.0.iter().enumerate() {
+                same |= Mask::from(*n == bytes) << l;
+            }
+            whole &= same;
+            for l in lanes(mask & !same) {
                 if n.0[l] > bytes {
                     let what = format!("a source of {} bytes for a copy of {bytes}", n.0[l]);
                     return Err(Fault { code: Code::IllegalInstruction, what, lane: Some(l as u32) });
                 }
                 sizes[l] = n.0[l] as u8;
-                if n.0[l] != bytes {
-                    whole &= !(1 << l);
-                }
             }
         }
     }
@@ -321,9 +329,7 @@ fn start(
             sources[l] = cta.access(w, &a)?[l];
         }
     }
-    let a =
-        Access { kind: Kind::AsyncWrite, space: Space::Shared, addresses: &to.get(w), bytes, mask, order };
-    let destinations = cta.access(w, &a)?;
+    let destinations = cta.reach(w, to, (Kind::AsyncWrite, Space::Shared, order), bytes, mask)?;
     let poison = poisons(cta);
     let base = cta.shared.as_ptr() as usize;
     let id = w.id as usize;
@@ -332,11 +338,13 @@ fn start(
     let issued = &mut warps[id];
     let mut c = spare.pop().unwrap_or_else(|| {
         let (group, from, to, live) = ([0; 32], [0; 32], [0; 32], [0; 32]);
-        Box::new(Copy { serial: 0, waiting: 0, flying: 0, group, together: true, from, to, bytes: 0, live })
+        let (serial, waiting, flying, bytes, whole, together) = (0, 0, 0, 0, 0, true);
+        Box::new(Copy { serial, waiting, flying, group, together, from, to, bytes, live, whole })
     });
     c.serial = issued.serial;
     issued.serial += 1;
-    (c.waiting, c.flying, c.bytes, c.live, c.group) = (mask, mask, bytes, sizes, issued.committed);
+    (c.waiting, c.flying, c.bytes, c.live, c.whole, c.group) =
+        (mask, mask, bytes, sizes, whole, issued.committed);
     c.together = c.group.iter().all(|g| *g == c.group[0]);
     for l in 0..32 {
         c.from[l] = sources[l] as u64;

@@ -166,7 +166,11 @@ pub(super) fn lanes(mut mask: Mask) -> impl Iterator<Item = usize> {
 #[inline(always)]
 fn contiguous(p: &Pointers, bytes: usize) -> bool {
     let first = p[0] as usize;
-    (0..32).fold(true, |same, l| same & (p[l] as usize == first.wrapping_add(l * bytes)))
+    let mut apart = 0;
+    for (l, p) in p.iter().enumerate() {
+        apart |= *p as usize ^ first.wrapping_add(l * bytes);
+    }
+    apart == 0
 }
 
 macro_rules! movers {
@@ -280,8 +284,7 @@ simd! {
         let (space, order, bytes) = (f.space, f.order, f.bytes());
         let exec: Exec = Box::new(move |w, cta, mask| {
             copy::drift(cta);
-            let addresses = &addr.get(w);
-            let p = cta.access(w, &Access { kind: Kind::Read, space, addresses, bytes, mask, order })?;
+            let p = cta.reach(w, &addr, (Kind::Read, space, order), bytes, mask)?;
             for (at, get) in &gets {
                 // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
                 unsafe {
@@ -346,8 +349,7 @@ simd! {
         let (space, order, bytes) = (f.space, f.order, f.bytes());
         let exec: Exec = Box::new(move |w, cta, mask| {
             copy::drift(cta);
-            let addresses = &addr.get(w);
-            let p = cta.access(w, &Access { kind: Kind::Write, space, addresses, bytes, mask, order })?;
+            let p = cta.reach(w, &addr, (Kind::Write, space, order), bytes, mask)?;
             for (at, put) in &puts {
                 // SAFETY: `access` vouches for `bytes` bytes at each pointer of the mask, aligned to the element.
                 unsafe {

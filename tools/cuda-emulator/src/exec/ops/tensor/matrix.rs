@@ -3,7 +3,7 @@
 
 use super::whole;
 use crate::error::PtxError;
-use crate::exec::cta::{Access, Kind, Order};
+use crate::exec::cta::{Kind, Order};
 use crate::exec::decode::{Dst, Scope, Src32};
 use crate::exec::ops::copy;
 use crate::exec::ops::lanes::simd;
@@ -82,16 +82,16 @@ simd! {
                 return Ok(flow);
             }
             copy::drift(cta);
-            let (kind, order, mask) = (Kind::Read, Order::Weak, rows(count));
-            let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
+            let p = cta.reach(w, &addr, (Kind::Read, space, Order::Weak), 16, rows(count))?;
             for (m, d) in dsts[..count].iter().enumerate() {
-                let mut x = L32::splat(0);
-                for (row, p) in x.0.chunks_exact_mut(4).zip(&p[8 * m..]) {
+                let Some(slot) = d else { continue };
+                let d = w.r32_mut(*slot);
+                for (row, p) in d.0.as_chunks_mut::<4>().0.iter_mut().zip(&p[8 * m..]) {
                     // SAFETY: `access` vouches for 16 bytes at each pointer of the mask.
-                    row.copy_from_slice(&unsafe { p.cast::<[u32; 4]>().read_unaligned() });
+                    *row = unsafe { p.cast::<[u32; 4]>().read_unaligned() };
                 }
-                if let Some(slot) = d {
-                    w.set32(*slot, !0, &if trans { transposed(&x) } else { x });
+                if trans {
+                    *d = transposed(d);
                 }
             }
             Ok(Flow::Next)
@@ -111,8 +111,7 @@ simd! {
                 return Ok(flow);
             }
             copy::drift(cta);
-            let (kind, order, mask) = (Kind::Write, Order::Weak, rows(sources.len()));
-            let p = cta.access(w, &Access { kind, space, addresses: &addr.get(w), bytes: 16, mask, order })?;
+            let p = cta.reach(w, &addr, (Kind::Write, space, Order::Weak), 16, rows(sources.len()))?;
             for (m, x) in sources.iter().enumerate() {
                 let x = if trans { transposed(x.get(w)) } else { *x.get(w) };
                 for (row, p) in x.0.as_chunks::<4>().0.iter().zip(&p[8 * m..]) {

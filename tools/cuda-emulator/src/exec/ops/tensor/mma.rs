@@ -73,18 +73,19 @@ pub(super) fn results(s: &Scope, i: &Instr, count: usize) -> Result<Vec<u32>, Pt
 
 /// Fragments of A and B in 32-bit registers.
 struct Sources {
-    a: Vec<Src32>,
-    b: Vec<Src32>,
+    a: [Src32; 4],
+    b: [Src32; 2],
 }
 impl Sources {
     fn of(s: &Scope, i: &Instr, halves: usize, steps: usize) -> Result<Self, PtxError> {
-        Ok(Self { a: sources(s, i, 1, halves * steps)?, b: sources(s, i, 2, steps)? })
+        let (a, b) = (sources(s, i, 1, halves * steps)?, sources(s, i, 2, steps)?);
+        // Those that do not exist are the last once more.
+        let nth = |of: &[Src32], n: usize| of[n.min(of.len() - 1)].clone();
+        Ok(Self { a: std::array::from_fn(|n| nth(&a, n)), b: std::array::from_fn(|n| nth(&b, n)) })
     }
     #[inline(always)]
     fn get<'w>(&'w self, w: &'w Warp) -> Operands<'w> {
-        let a = |n: usize| &self.a[n.min(self.a.len() - 1)].get(w).0;
-        let b = |n: usize| &self.b[n.min(self.b.len() - 1)].get(w).0;
-        Operands { a: [a(0), a(1), a(2), a(3)], b: [b(0), b(1)] }
+        Operands { a: self.a.each_ref().map(|a| &a.get(w).0), b: self.b.each_ref().map(|b| &b.get(w).0) }
     }
 }
 

@@ -7,6 +7,8 @@
 
 use super::format::{Format, planes};
 use crate::exec::L32;
+#[cfg(target_arch = "x86_64")]
+use std::mem::MaybeUninit;
 
 /// What a product reads.
 pub struct Operands<'a> {
@@ -91,76 +93,156 @@ unsafe fn anywhere<A: Format, B: Format, const HALVES: usize, const STEPS: usize
     unsafe { plain::<A, B, HALVES, STEPS>(o, c, d) };
 }
 
+/// The product for a SIMD width: a vector holds one place along k (or one column) of as many rows as it has lanes, so that
+/// B's numbers are broadcast from memory by the multiply-adds themselves. Rows come in fours, one from each of four
+/// vectors: a transposition within quarters of 128 bits, which is its own inverse.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
-    o: &Operands,
-    c: [*const L32; 4],
-    d: [*mut L32; 4],
-) {
-    // SAFETY: the caller's.
-    unsafe { plain::<A, B, HALVES, STEPS>(o, c, d) };
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn avx512<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
-    o: &Operands,
-    c: [*const L32; 4],
-    d: [*mut L32; 4],
-) {
-    use std::arch::x86_64::*;
-    let (mut a, mut b) = ([[0.; 32]; 2 * MOST], [[0.; 32]; MOST]);
-    unpack::<A, B, HALVES, STEPS>(o, &mut a, &mut b);
-    // SAFETY: each load and store is of 16 of the 32 numbers of a register or an array.
-    unsafe {
-        let mut t = [[[_mm512_setzero_ps(); 2]; 2]; 2];
-        for h in 0..HALVES {
-            for odd in 0..2 {
-                t[h][odd] =
-                    std::array::from_fn(|z| _mm512_loadu_ps(c[2 * h + odd].cast::<f32>().add(16 * z)));
+macro_rules! wide {
+    ($name:ident, $features:literal, $lanes:literal, $load:ident, $store:ident, $low:ident, $high:ident,
+     $shuffle:ident, $fma:ident, $all:ident, $canonical:ident) => {
+        /// SAFETY: as [`Product`].
+        #[target_feature(enable = $features)]
+        unsafe fn $name<A: Format, B: Format, const HALVES: usize, const STEPS: usize>(
+            o: &Operands,
+            c: [*const L32; 4],
+            d: [*mut L32; 4],
+        ) {
+            use std::arch::x86_64::*;
+            // Vectors of a register, and halves that are done at once.
+            const PARTS: usize = 32 / $lanes;
+            const ONCE: usize = 4 / PARTS;
+            macro_rules! transposed {
+                ($x:expr) => {{
+                    let [a, b, c, d] = $x;
+                    let (a, b, c, d) = ($low(a, b), $high(a, b), $low(c, d), $high(c, d));
+                    [
+                        $shuffle::<0x44>(a, c),
+                        $shuffle::<0xee>(a, c),
+                        $shuffle::<0x44>(b, d),
+                        $shuffle::<0xee>(b, d),
+                    ]
+                }};
             }
-        }
-        // Four columns, every second, of B at one k, repeated for four rows.
-        let first = _mm512_set_epi32(24, 16, 8, 0, 24, 16, 8, 0, 24, 16, 8, 0, 24, 16, 8, 0);
-        for s in 0..STEPS {
-            macro_rules! place {
-                ($p:literal, $imm:literal) => {
-                    for e in 0..A::EACH {
-                        let b = b[s * A::EACH + e].as_ptr();
-                        let b = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
-                        let even = _mm512_add_epi32(first, _mm512_set1_epi32($p));
-                        let odd = _mm512_add_epi32(first, _mm512_set1_epi32($p + 4));
-                        let b = [even, odd].map(|i| _mm512_permutex2var_ps(b[0], i, b[1]));
-                        for h in 0..HALVES {
-                            let a = a[(s * HALVES + h) * A::EACH + e].as_ptr();
-                            for z in 0..2 {
-                                let a = _mm512_permute_ps::<$imm>(_mm512_loadu_ps(a.add(16 * z)));
-                                for odd in 0..2 {
-                                    t[h][odd][z] = _mm512_fmadd_ps(a, b[odd], t[h][odd][z]);
+            let mut b = [const { MaybeUninit::<[f32; 32]>::uninit() }; MOST];
+            for s in 0..STEPS {
+                for e in 0..B::EACH {
+                    for part in 0..PARTS {
+                        let mut x = [0f32; $lanes];
+                        for l in 0..$lanes {
+                            x[l] = B::get(o.b[s][part * $lanes + l], e);
+                        }
+                        let to = b[s * B::EACH + e].as_mut_ptr().cast::<f32>();
+                        // SAFETY: within the array.
+                        unsafe { $store(to.add(part * $lanes), $load(x.as_ptr())) };
+                    }
+                }
+            }
+            // Vectors of four parts of registers: part `j` of a pass is of half `half(j)`, from lane `first(j)` on. A half
+            // that does not exist is another one again, and not stored.
+            let half = |pass: usize, j: usize| pass * ONCE + j / PARTS;
+            let first = |j: usize| j % PARTS * $lanes;
+            // SAFETY: each load and store is of as many numbers of a register as a vector has, or of one of `b`'s.
+            unsafe {
+                macro_rules! part {
+                    ($x:expr, $pass:expr, $j:literal) => {{
+                        let h = half($pass, $j).min(HALVES - 1);
+                        $load($x(h).cast::<f32>().add(first($j)))
+                    }};
+                }
+                macro_rules! parts {
+                    ($x:expr, $pass:expr) => {
+                        transposed!([
+                            part!($x, $pass, 0),
+                            part!($x, $pass, 1),
+                            part!($x, $pass, 2),
+                            part!($x, $pass, 3)
+                        ])
+                    };
+                }
+                // D may lie where C, A and B do: it is stored when all is read.
+                let mut sums = [[[$all(0.); 4]; 2]; 2 / ONCE];
+                for pass in 0..HALVES.div_ceil(ONCE) {
+                    let mut t = [parts!(|h: usize| c[2 * h], pass), parts!(|h: usize| c[2 * h + 1], pass)];
+                    for s in 0..STEPS {
+                        let a = parts!(|h: usize| o.a[s * HALVES + h].as_ptr(), pass);
+                        for p in 0..4 {
+                            let packed = std::mem::transmute::<_, [u32; $lanes]>(a[p]);
+                            for e in 0..A::EACH {
+                                let mut a = [0f32; $lanes];
+                                for l in 0..$lanes {
+                                    a[l] = A::get(packed[l], e);
+                                }
+                                let a = $load(a.as_ptr());
+                                let b = b[s * B::EACH + e].as_ptr().cast::<f32>().add(p);
+                                for n in 0..8 {
+                                    let t = &mut t[n % 2][n / 2];
+                                    *t = $fma(a, $all(*b.add(4 * n)), *t);
                                 }
                             }
                         }
                     }
-                };
-            }
-            place!(0, 0x00);
-            place!(1, 0x55);
-            place!(2, 0xaa);
-            place!(3, 0xff);
-        }
-        for h in 0..HALVES {
-            for odd in 0..2 {
-                for z in 0..2 {
-                    let t = t[h][odd][z];
-                    let t =
-                        _mm512_mask_mov_ps(t, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(t, t), _mm512_set1_ps(NAN));
-                    _mm512_storeu_ps(d[2 * h + odd].cast::<f32>().add(16 * z), t);
+                    sums[pass] = t;
+                }
+                for pass in 0..HALVES.div_ceil(ONCE) {
+                    for odd in 0..2 {
+                        let [t0, t1, t2, t3] = sums[pass][odd];
+                        let t = transposed!([$canonical(t0), $canonical(t1), $canonical(t2), $canonical(t3)]);
+                        for j in 0..4 {
+                            let h = half(pass, j);
+                            if h < HALVES {
+                                $store(d[2 * h + odd].cast::<f32>().add(first(j)), t[j]);
+                            }
+                        }
+                    }
                 }
             }
         }
-    }
+    };
 }
+/// Every NaN becomes one.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn canonical8(t: std::arch::x86_64::__m256) -> std::arch::x86_64::__m256 {
+    use std::arch::x86_64::*;
+    _mm256_blendv_ps(t, _mm256_set1_ps(NAN), _mm256_cmp_ps::<_CMP_UNORD_Q>(t, t))
+}
+/// As [`canonical8`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn canonical16(t: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512 {
+    use std::arch::x86_64::*;
+    _mm512_mask_mov_ps(t, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(t, t), _mm512_set1_ps(NAN))
+}
+#[cfg(target_arch = "x86_64")]
+wide!(
+    avx2,
+    "avx2,fma",
+    8,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_unpacklo_ps,
+    _mm256_unpackhi_ps,
+    _mm256_shuffle_ps,
+    _mm256_fmadd_ps,
+    _mm256_set1_ps,
+    canonical8
+);
+#[cfg(target_arch = "x86_64")]
+wide!(
+    avx512,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma",
+    16,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_unpacklo_ps,
+    _mm512_unpackhi_ps,
+    _mm512_shuffle_ps,
+    _mm512_fmadd_ps,
+    _mm512_set1_ps,
+    canonical16
+);
 
 /// The product of this machine.
 pub fn product<A: Format, B: Format, const HALVES: usize, const STEPS: usize>() -> Product {
