@@ -215,8 +215,17 @@ impl Shadow {
     }
     /// A lane's asynchronous copy was waited for: from here it is a write of that lane.
     pub fn landed(&mut self, clocks: &Clocks, thread: u32, at: u64, bytes: u32) {
-        let range = self.range(at, bytes);
         let clock = clocks.own(thread);
+        let granule = at as usize / GRANULE;
+        let aligned = bytes as usize == GRANULE && (at as usize).is_multiple_of(GRANULE);
+        if aligned && self.split.get(granule) == Some(&false) {
+            let write = &mut self.whole[granule].write;
+            if write.flying && u32::from(write.thread) == thread {
+                (write.flying, write.clock) = (false, clock);
+            }
+            return;
+        }
+        let range = self.range(at, bytes);
         for granule in range.start / GRANULE..range.end.div_ceil(GRANULE) {
             let first = granule * GRANULE;
             let part = range.start.max(first) - first..range.end.min(first + GRANULE) - first;

@@ -54,7 +54,23 @@ fn space_of(address: u64) -> Space {
 }
 
 impl Cta<'_> {
-    /// As [`Self::access`], of an address operand: the short way where a whole warp goes to shared memory and nobody watches.
+    /// Where the lanes of a whole warp go in shared memory, if nobody watches and every access is good: the short way.
+    #[inline(always)]
+    pub fn offsets(&self, w: &Warp, addr: &Addr, space: Space, bytes: u32, mask: Mask) -> Option<[u32; 32]> {
+        let Base::R32(slot) = addr.base else { return None };
+        if (mask, space) != (!0, Space::Shared) || self.check.is_some() || self.count.is_some() {
+            return None;
+        }
+        let (mut at, mut high, mut bits) = (w.r32(slot).0, 0, 0);
+        for x in &mut at {
+            *x = x.wrapping_add(addr.offset as u32);
+            high = high.max(*x);
+            bits |= *x;
+        }
+        let fits = u64::from(high) + u64::from(bytes) <= self.shared.len() as u64;
+        (fits && bits & (bytes.next_power_of_two().clamp(1, 16) - 1) == 0).then_some(at)
+    }
+    /// As [`Self::access`], of an address operand.
     #[inline(always)]
     pub fn reach(
         &mut self,
@@ -64,25 +80,12 @@ impl Cta<'_> {
         bytes: u32,
         mask: Mask,
     ) -> Result<[*mut u8; 32], Fault> {
-        if let Base::R32(slot) = addr.base
-            && (mask, space) == (!0, Space::Shared)
-            && self.check.is_none()
-            && self.count.is_none()
-        {
-            let (mut at, mut high, mut bits) = (w.r32(slot).0, 0, 0);
-            for x in &mut at {
-                *x = x.wrapping_add(addr.offset as u32);
-                high = high.max(*x);
-                bits |= *x;
+        if let Some(at) = self.offsets(w, addr, space, bytes, mask) {
+            let mut p = [self.shared.as_mut_ptr(); 32];
+            for (p, x) in p.iter_mut().zip(&at) {
+                *p = p.wrapping_add(*x as usize);
             }
-            let fits = u64::from(high) + u64::from(bytes) <= self.shared.len() as u64;
-            if fits && bits & (bytes.next_power_of_two().clamp(1, 16) - 1) == 0 {
-                let mut p = [self.shared.as_mut_ptr(); 32];
-                for (p, x) in p.iter_mut().zip(&at) {
-                    *p = p.wrapping_add(*x as usize);
-                }
-                return Ok(p);
-            }
+            return Ok(p);
         }
         self.access(w, &Access { kind, space, addresses: &addr.get(w), bytes, mask, order })
     }

@@ -6,6 +6,7 @@ use super::launch::{Launch, Report};
 use crate::check;
 use crate::count::Counters;
 use crate::error::{Code, Fault, Site};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ const SLICE: u64 = 1 << 20;
 const TOGETHER: usize = 4;
 /// How long every worker's blocks may all wait before the launch is said to make no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a worker must have looked in that time: its process may have been stopped.
+const LOOKS: u32 = 256;
 
 /// Bytes of a cooperative launch's workspace, zero when it begins.
 const WORKSPACE: u64 = 4096;
@@ -23,7 +26,8 @@ const WORKSPACE: u64 = 4096;
 /// What the workers share.
 struct Grid<'l> {
     launch: &'l Launch<'l>,
-    next: AtomicU64,
+    /// Blocks that nobody has taken.
+    left: Mutex<Range<u64>>,
     blocks: u64,
     /// Blocks resident on one worker at most.
     resident: usize,
@@ -93,7 +97,7 @@ impl Launch<'_> {
         let shared = code.shared_bytes as u32 + self.dynamic_shared;
         let grid = Grid {
             launch: self,
-            next: AtomicU64::new(0),
+            left: Mutex::new(0..blocks),
             blocks,
             resident: if self.cooperative { blocks } else { on_device.div_ceil(workers as u64) }.max(1)
                 as usize,
@@ -112,8 +116,9 @@ impl Launch<'_> {
             done: Mutex::new(Done::default()),
         };
         std::thread::scope(|s| {
-            (1..workers).for_each(|_| _ = s.spawn(|| grid.work()));
-            grid.work();
+            let grid = &grid;
+            (1..workers).for_each(|n| _ = s.spawn(move || grid.work(n)));
+            grid.work(0);
         });
         let mut done = grid.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.printed.sort_by_key(|p| p.0);
@@ -143,12 +148,13 @@ impl<'l> Grid<'l> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next block to start; by a seed, neighbours in another order.
-    fn take(&self) -> Option<[u32; 3]> {
-        let n = self.next.fetch_add(1, Ordering::Relaxed);
-        if n >= self.blocks {
-            return None;
-        }
+    /// The next block to start; by a seed, neighbours in another order. With checkers every second worker begins at the
+    /// end: neighbours read the same memory, and workers would wait for each other to note that they did.
+    fn take(&self, worker: usize) -> Option<[u32; 3]> {
+        let back = self.checks.is_some() && worker % 2 == 1;
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = if back { left.next_back() } else { left.next() }?;
+        drop(left);
         let window = 8.min(self.resident as u64);
         let whole = n / window * window + window <= self.blocks;
         let n = match self.launch.options.seed {
@@ -162,7 +168,7 @@ impl<'l> Grid<'l> {
         Some([(n % x) as u32, (n / x % y) as u32, (n / x / y) as u32])
     }
 
-    fn work(&self) {
+    fn work(&self, worker: usize) {
         let count = || {
             let on = self.launch.options.count;
             on.then(|| Box::new(Counters::new(self.launch.program)))
@@ -176,12 +182,13 @@ impl<'l> Grid<'l> {
         // By a seed, some blocks run beside one another, a random while each: they meet in memory as on a GPU.
         let mut random = self.launch.options.seed.map(|s| Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1));
         let together = if random.is_some() { self.resident.min(TOGETHER) } else { 1 };
-        let mut waits: Option<(Instant, u64)> = None;
+        // Since when it waits, others' progress by then, and how often it has looked.
+        let mut waits: Option<(Instant, u64, u32)> = None;
         while !self.stop.load(Ordering::Relaxed) {
             let round = running.len() as u64 * SLICE;
             let wants = running.len() < together || idle >= round && running.len() < self.resident;
             if wants && more {
-                match self.take() {
+                match self.take(worker) {
                     Some(id) => {
                         let mut b = spare.pop().unwrap_or_else(|| Block::new(self.launch, count()));
                         if let Err(f) = b.start(id, self.checks.as_ref()) {
@@ -224,13 +231,15 @@ impl<'l> Grid<'l> {
                     turn += 1;
                     if idle > running.len() as u64 * SLICE && (!more || running.len() >= self.resident) {
                         let now = self.progress.load(Ordering::Relaxed);
-                        let (since, then) = *waits.get_or_insert_with(|| {
+                        let (since, then, looks) = waits.get_or_insert_with(|| {
                             self.busy.fetch_sub(1, Ordering::Relaxed);
-                            (Instant::now(), now)
+                            (Instant::now(), now, 0)
                         });
-                        if now != then {
-                            waits = Some((Instant::now(), now));
-                        } else if self.busy.load(Ordering::Relaxed) == 0 && since.elapsed() > PATIENCE {
+                        *looks += 1;
+                        let long = *looks > LOOKS && since.elapsed() > PATIENCE;
+                        if now != *then {
+                            waits = Some((Instant::now(), now, 0));
+                        } else if long && self.busy.load(Ordering::Relaxed) == 0 {
                             let b = &running[turn % running.len()];
                             let (site, fault) = b.hung();
                             self.failed(b.cta.linear(), site, fault);

@@ -8,7 +8,7 @@ use crate::exec::decode::{Dst, Scope, Src32};
 use crate::exec::ops::copy;
 use crate::exec::ops::lanes::simd;
 use crate::exec::ops::memory::{Form, elements, wrong};
-use crate::exec::{Class, Exec, Flow, L32, Mask};
+use crate::exec::{Class, Exec, Flow, L32, Mask, Warp};
 use crate::ptx::ast::{Instr, Space, Type};
 
 const WORDS: &[&str] = &["sync", "aligned", "m8n8", "x1", "x2", "x4", "trans"];
@@ -65,6 +65,22 @@ fn rows(count: usize) -> Mask {
     if count == 4 { !0 } else { (1 << (8 * count)) - 1 }
 }
 
+/// Loads matrices row by row. SAFETY: 16 bytes must be readable at each of their rows.
+#[inline(always)]
+unsafe fn fill(w: &mut Warp, dsts: &[Option<u32>], trans: bool, row: impl Fn(usize) -> *const u8) {
+    for (m, d) in dsts.iter().enumerate() {
+        let Some(slot) = d else { continue };
+        let d = w.r32_mut(*slot);
+        for (r, to) in d.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            *to = unsafe { row(8 * m + r).cast::<[u32; 4]>().read_unaligned() };
+        }
+        if trans {
+            *d = transposed(d);
+        }
+    }
+}
+
 simd! {
     pub(super) fn load[](s: &Scope, i: &Instr) -> Result<(Exec, Class), PtxError> {
         let (space, count, trans) = form(i)?;
@@ -82,18 +98,16 @@ simd! {
                 return Ok(flow);
             }
             copy::drift(cta);
-            let p = cta.reach(w, &addr, (Kind::Read, space, Order::Weak), 16, rows(count))?;
-            for (m, d) in dsts[..count].iter().enumerate() {
-                let Some(slot) = d else { continue };
-                let d = w.r32_mut(*slot);
-                for (row, p) in d.0.as_chunks_mut::<4>().0.iter_mut().zip(&p[8 * m..]) {
-                    // SAFETY: `access` vouches for 16 bytes at each pointer of the mask.
-                    *row = unsafe { p.cast::<[u32; 4]>().read_unaligned() };
-                }
-                if trans {
-                    *d = transposed(d);
-                }
+            let mask = rows(count);
+            if let Some(at) = cta.offsets(w, &addr, space, 16, mask) {
+                let shared = cta.shared.as_ptr();
+                // SAFETY: `offsets` vouches for 16 bytes at each.
+                unsafe { fill(w, &dsts, trans, |row| shared.add(at[row] as usize)) };
+                return Ok(Flow::Next);
             }
+            let p = cta.reach(w, &addr, (Kind::Read, space, Order::Weak), 16, mask)?;
+            // SAFETY: `reach` vouches for 16 bytes at each pointer of the mask.
+            unsafe { fill(w, &dsts[..count], trans, |row| p[row].cast_const()) };
             Ok(Flow::Next)
         });
         Ok((exec, Class::MatrixLoad))
