@@ -300,6 +300,28 @@ fn a_warp_meets_at_its_barrier_and_exchange() {
 }
 
 #[test]
+fn registers_that_share_a_place_keep_apart() {
+    // Two ways through a loop with temporaries of their own; %r12 and %r13 are written under guards, before and in it.
+    let body = format!(
+        "{MINE} mov.u32 %r3, 0; mov.u32 %r4, 0; and.b32 %r5, %r2, 1; setp.eq.u32 %p1, %r5, 1;
+        setp.lt.u32 %p4, %r2, 5; @%p4 mov.u32 %r13, 77;
+        L: @%p1 bra O;
+        mul.lo.u32 %r6, %r3, 3; add.u32 %r7, %r6, %r2; mul.lo.u32 %r8, %r7, %r7; add.u32 %r4, %r4, %r8; bra N;
+        O: add.u32 %r9, %r3, 11; xor.b32 %r10, %r9, %r2; add.u32 %r11, %r10, %r10; add.u32 %r4, %r4, %r11;
+        N: setp.eq.u32 %p2, %r3, 2; @%p2 mov.u32 %r12, %r4; add.u32 %r3, %r3, 1;
+        setp.lt.u32 %p3, %r3, 4; @%p3 bra L;
+        selp.u32 %r14, %r13, 0, %p4; add.u32 %r15, %r4, %r12; add.u32 %r16, %r15, %r14;
+        st.global.u32 [%rd1], %r16; ret;"
+    );
+    check(&kernel(OUT, &body), 2, 70, |i| {
+        let lane = i % 70 % 32;
+        let term = |n: u32| if lane % 2 == 1 { ((n + 11) ^ lane) * 2 } else { (3 * n + lane).pow(2) };
+        let sum = |n: u32| (0..n).map(term).sum::<u32>();
+        sum(4) + sum(3) + if lane < 5 { 77 } else { 0 }
+    });
+}
+
+#[test]
 fn prints_and_asserts() {
     let ptx = ".version 8.0\n.target sm_80\n.address_size 64
 .extern .func (.param .b32 r) vprintf(.param .b64 f, .param .b64 a);

@@ -134,7 +134,7 @@ impl Shadow {
     #[inline(always)]
     fn eights(&self, at: u64, bytes: u32) -> Option<std::ops::Range<usize>> {
         let (first, end) = (at as usize / 8, (at + u64::from(bytes)) as usize / 8);
-        (at % 8 == 0 && bytes.is_multiple_of(8) && end <= self.written.len()).then_some(first..end)
+        (at.is_multiple_of(8) && bytes.is_multiple_of(8) && end <= self.written.len()).then_some(first..end)
     }
     /// The bytes of a range, as places in `written` and bits there.
     fn bits(&self, at: u64, bytes: u32) -> impl Iterator<Item = (usize, u8)> + use<> {

@@ -17,8 +17,6 @@ const SLICE: u64 = 1 << 20;
 const TOGETHER: usize = 4;
 /// How long every worker's blocks may all wait before the launch is said to make no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a worker must have looked in that time: its process may have been stopped.
-const LOOKS: u32 = 256;
 
 /// Bytes of a cooperative launch's workspace, zero when it begins.
 const WORKSPACE: u64 = 4096;
@@ -182,8 +180,7 @@ impl<'l> Grid<'l> {
         // By a seed, some blocks run beside one another, a random while each: they meet in memory as on a GPU.
         let mut random = self.launch.options.seed.map(|s| Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1));
         let together = if random.is_some() { self.resident.min(TOGETHER) } else { 1 };
-        // Since when it waits, others' progress by then, and how often it has looked.
-        let mut waits: Option<(Instant, u64, u32)> = None;
+        let mut waits: Option<(Instant, u64)> = None;
         while !self.stop.load(Ordering::Relaxed) {
             let round = running.len() as u64 * SLICE;
             let wants = running.len() < together || idle >= round && running.len() < self.resident;
@@ -231,15 +228,13 @@ impl<'l> Grid<'l> {
                     turn += 1;
                     if idle > running.len() as u64 * SLICE && (!more || running.len() >= self.resident) {
                         let now = self.progress.load(Ordering::Relaxed);
-                        let (since, then, looks) = waits.get_or_insert_with(|| {
+                        let (since, then) = *waits.get_or_insert_with(|| {
                             self.busy.fetch_sub(1, Ordering::Relaxed);
-                            (Instant::now(), now, 0)
+                            (Instant::now(), now)
                         });
-                        *looks += 1;
-                        let long = *looks > LOOKS && since.elapsed() > PATIENCE;
-                        if now != *then {
-                            waits = Some((Instant::now(), now, 0));
-                        } else if long && self.busy.load(Ordering::Relaxed) == 0 {
+                        if now != then {
+                            waits = Some((Instant::now(), now));
+                        } else if self.busy.load(Ordering::Relaxed) == 0 && since.elapsed() > PATIENCE {
                             let b = &running[turn % running.len()];
                             let (site, fault) = b.hung();
                             self.failed(b.cta.linear(), site, fault);

@@ -98,7 +98,7 @@ unsafe fn anywhere<A: Format, B: Format, const HALVES: usize, const STEPS: usize
 /// vectors: a transposition within quarters of 128 bits, which is its own inverse.
 #[cfg(target_arch = "x86_64")]
 macro_rules! wide {
-    ($name:ident, $features:literal, $lanes:literal, $load:ident, $store:ident, $low:ident, $high:ident,
+    ($name:ident, $features:literal, $v:ident, $lanes:literal, $load:ident, $store:ident, $low:ident, $high:ident,
      $shuffle:ident, $fma:ident, $all:ident, $canonical:ident) => {
         /// SAFETY: as [`Product`].
         #[target_feature(enable = $features)]
@@ -166,7 +166,7 @@ macro_rules! wide {
                     for s in 0..STEPS {
                         let a = parts!(|h: usize| o.a[s * HALVES + h].as_ptr(), pass);
                         for p in 0..4 {
-                            let packed = std::mem::transmute::<_, [u32; $lanes]>(a[p]);
+                            let packed = std::mem::transmute::<$v, [u32; $lanes]>(a[p]);
                             for e in 0..A::EACH {
                                 let mut a = [0f32; $lanes];
                                 for l in 0..$lanes {
@@ -219,6 +219,7 @@ fn canonical16(t: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512 {
 wide!(
     avx2,
     "avx2,fma",
+    __m256,
     8,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
@@ -233,6 +234,7 @@ wide!(
 wide!(
     avx512,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma",
+    __m512,
     16,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
