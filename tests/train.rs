@@ -1,4 +1,6 @@
-//! Optimiser steps against the published runs, schedules, and the training loop.
+//! Optimiser steps against the published runs, schedules, and whole curves.
+
+mod curves;
 
 use std::path::Path;
 
