@@ -17,6 +17,8 @@ const SLICE: u64 = 1 << 20;
 const TOGETHER: usize = 4;
 /// How long every worker's blocks may all wait before the launch is said to make no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// What counts of that between two looks at most: a process that was stopped, or got no processor, did not wait.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Bytes of a cooperative launch's workspace, zero when it begins.
 const WORKSPACE: u64 = 4096;
@@ -180,7 +182,8 @@ impl<'l> Grid<'l> {
         // By a seed, some blocks run beside one another, a random while each: they meet in memory as on a GPU.
         let mut random = self.launch.options.seed.map(|s| Random(s.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1));
         let together = if random.is_some() { self.resident.min(TOGETHER) } else { 1 };
-        let mut waits: Option<(Instant, u64)> = None;
+        // Its last look at the others' progress, what that was, how long it has not changed.
+        let mut waits: Option<(Instant, u64, Duration)> = None;
         while !self.stop.load(Ordering::Relaxed) {
             let round = running.len() as u64 * SLICE;
             let wants = running.len() < together || idle >= round && running.len() < self.resident;
@@ -227,14 +230,18 @@ impl<'l> Grid<'l> {
                     idle += SLICE;
                     turn += 1;
                     if idle > running.len() as u64 * SLICE && (!more || running.len() >= self.resident) {
-                        let now = self.progress.load(Ordering::Relaxed);
-                        let (since, then) = *waits.get_or_insert_with(|| {
+                        let now = (Instant::now(), self.progress.load(Ordering::Relaxed));
+                        let (looked, then, waited) = waits.get_or_insert_with(|| {
                             self.busy.fetch_sub(1, Ordering::Relaxed);
-                            (Instant::now(), now)
+                            (now.0, now.1, Duration::ZERO)
                         });
-                        if now != then {
-                            waits = Some((Instant::now(), now));
-                        } else if self.busy.load(Ordering::Relaxed) == 0 && since.elapsed() > PATIENCE {
+                        *waited = if now.1 == *then {
+                            *waited + (now.0 - *looked).min(LOOK)
+                        } else {
+                            Duration::ZERO
+                        };
+                        (*looked, *then) = now;
+                        if *waited > PATIENCE && self.busy.load(Ordering::Relaxed) == 0 {
                             let b = &running[turn % running.len()];
                             let (site, fault) = b.hung();
                             self.failed(b.cta.linear(), site, fault);
