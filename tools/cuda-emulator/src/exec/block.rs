@@ -124,6 +124,7 @@ impl<'l> Block<'l> {
         let until = self.cta.clock.saturating_add(slice);
         let budget = self.cta.launch.options.budget.unwrap_or(u64::MAX);
         let n = self.warps.len();
+        let mut moved = false;
         while self.cta.clock < until {
             let mut runnable = self.warps.iter().filter(|w| w.runnable()).count();
             if runnable == 0 {
@@ -159,15 +160,16 @@ impl<'l> Block<'l> {
                     let rounds = if self.cta.random.is_some() { 4 * n } else { n };
                     if self.idle > rounds {
                         self.idle = 0;
-                        return End::Spinning;
+                        // Who came as far as a barrier or its end did not only wait, though the rest does now.
+                        return if moved { End::Sliced } else { End::Spinning };
                     }
                 }
                 Ok(Stop::Barrier(b, mask)) => {
-                    self.idle = 0;
+                    (self.idle, moved) = (0, true);
                     self.arrive(turn, b, mask);
                 }
                 Ok(Stop::Exit) => {
-                    self.idle = 0;
+                    (self.idle, moved) = (0, true);
                     (0..BARRIERS).for_each(|id| self.complete(id));
                 }
                 Ok(Stop::Blocked) => self.turn = (turn + 1) % n,
