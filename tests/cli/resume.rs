@@ -81,16 +81,24 @@ fn an_interrupted_calibration_leaves_the_model_as_it_was() {
     let (model, picture) = (place.bytes("model.safetensors"), place.bytes("data/nut/train/good/0.png"));
     std::fs::create_dir(place.path("good")).unwrap();
     (0..1000).for_each(|i| std::fs::write(place.path(&format!("good/{i}.png")), &picture).unwrap());
-    for ms in [10, 100, 300] {
+    let mut interrupted = 0;
+    for ms in [1, 10, 100, 300] {
         let mut command =
             place.command("quantise --model model.safetensors --good good --pictures 1000 --threads 1");
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(ms));
         signal(&child, "INT");
         let ran = Ran::new(child.wait_with_output().unwrap());
-        assert!(ran.code.is_none() && ran.out.is_empty(), "it ended before the signal: {}", ran.err);
-        assert!(place.bytes("model.safetensors") == model);
+        if ran.code.is_none() {
+            interrupted += 1;
+            assert!(ran.out.is_empty() && place.bytes("model.safetensors") == model);
+        } else {
+            // A busy machine may let it end before this process goes on.
+            ran.ok();
+            std::fs::write(place.path("model.safetensors"), &model).unwrap();
+        }
     }
+    assert!(interrupted > 0, "it always ended before the signal");
     place.run("quantise --model model.safetensors --good good --pictures 2").ok();
     assert!(place.bytes("model.safetensors") != model);
     assert!(place.files("").iter().all(|f| !f.contains(".tmp")));

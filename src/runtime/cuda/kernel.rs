@@ -189,6 +189,8 @@ impl Kernel {
         } else {
             self.gpu.bind()?;
             let timed = self.timed(stream)?;
+            // Asked before the launch: afterwards the question would be answered with the kernel's fault.
+            let waits = self.gpu.is_blocking() && !stream.is_capturing()?;
             let mut list = [std::ptr::from_ref(params).cast_mut().cast()];
             let none = std::ptr::null_mut();
             // SAFETY: the function is loaded and takes one parameter of the size of `P`, which the driver copies; limits
@@ -217,7 +219,7 @@ impl Kernel {
             }
             if code != CUresult::CUDA_SUCCESS {
                 reason(code)
-            } else if self.gpu.is_blocking() && !stream.is_capturing()? || watched && self.gpu.is_emulated() {
+            } else if waits || watched && self.gpu.is_emulated() {
                 // The emulator's report then has the launches in the order that they are watched in.
                 match stream.wait_code() {
                     CUresult::CUDA_SUCCESS => return Ok(()),
