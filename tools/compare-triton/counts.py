@@ -15,7 +15,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 KINDS = ("tensor", "ldmatrix", "cp.async", "other")
-ARCH = 80  # what is compiled for; run.py sets it
 BRANCH = re.compile(r"\bBRA\b.*`\((\.L_\w+)\)")
 
 
@@ -82,14 +81,14 @@ def row(code, labels, short, long):
 
 
 class compile_triton:
-    """A kernel of Triton's. `types` of the arguments; `whole` are known to be multiples of 16."""
+    """A kernel of Triton's for sm_80. `types` of the arguments; `whole` are known to be multiples of 16."""
 
     def __init__(self, function, types, constants, whole, warps, stages):
         spelled = {"bf16": "*bf16", "f16": "*fp16"}
         signature = {n: spelled.get(t, t) for n, t in types.items()} | dict.fromkeys(constants, "constexpr")
         attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(types) if n in whole}
         source = ASTSource(function, signature=signature, constexprs=constants, attrs=attrs)
-        k = triton.compile(source, target=GPUTarget("cuda", ARCH, 32), options=dict(num_warps=warps, num_stages=stages))
+        k = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=dict(num_warps=warps, num_stages=stages))
         self.name, self.shared, self.ptx, self.cubin = k.metadata.name, k.metadata.shared, k.asm["ptx"], k.asm["cubin"]
         # Pointers to scratch memory that Triton appends to the parameters.
         self.scratch = [ctypes.c_uint64(0)] * (self.ptx.split(")")[0].count(".param") - len(types))

@@ -16,7 +16,7 @@ import linear
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADING = "## Beside Triton"
 COLUMNS = (*counts.KINDS, "wavefronts", "bytes")
-TEXT = """What the main loops cost per 2^20 multiply-adds on sm_{arch}, prologue and end left out: warp instructions of the machine code (nvdisasm; one
+TEXT = """What the main loops cost per 2^20 multiply-adds on sm_80, prologue and end left out: warp instructions of the machine code (nvdisasm; one
 pass of the loop, whatever the shape), and what the emulator counts when one block's K grows from 768 to 3072 (linear) or its keys from
 512 to 1024 (attention): passes of shared memory and bytes read from device memory. Both kernels multiply whole tiles without a mask in
 the loop; padding at the edges is not in it. Best of Triton: the smallest of each column over all of its configurations that spill no
@@ -47,24 +47,21 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--write", metavar="FILE", help="put the tables into this file, under their heading")
     p.add_argument("--dtype", choices=("bf16", "f16"), default="bf16")
-    p.add_argument("--arch", choices=("80", "120"), default="80", help="of those whose tensor instruction is mma.sync")
     p.add_argument("--nvcc", required=True)
     p.add_argument("--emulator", required=True)
     o = p.parse_args()
     nvdisasm = str(pathlib.Path(o.nvcc).with_name("nvdisasm"))
-    counts.ARCH = int(o.arch)
-    os.environ["INP_EMULATED_GPU"] = {"80": "a100", "120": "rtx5090"}[o.arch]
     emulator = counts.Emulator(o.emulator)
     version = subprocess.run([o.nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     release = re.search(r"V([\d.]+)", version)[1]
-    text = TEXT.format(command=f"`tools/compare-triton/run --dtype {o.dtype}{' --arch ' + o.arch if o.arch != '80' else ''}`", arch=o.arch, dtype=o.dtype, date=datetime.date.today(), triton=counts.triton.__version__, nvcc=release)
+    text = TEXT.format(command=f"`tools/compare-triton/run --dtype {o.dtype}`", dtype=o.dtype, date=datetime.date.today(), triton=counts.triton.__version__, nvcc=release)
     worst = 0
     for op in (linear, attention):
         stem = op.__name__
         with tempfile.TemporaryDirectory() as work:
             out = {kind: f"{work}/{stem}.{kind}" for kind in ("ptx", "cubin")}
             for kind, file in out.items():
-                subprocess.run([o.nvcc, "-std=c++17", f"-arch=sm_{o.arch}", f"-{kind}", "-o", file, f"{ROOT}/kernels/{stem}.cu"], check=True)
+                subprocess.run([o.nvcc, "-std=c++17", "-arch=sm_80", f"-{kind}", "-o", file, f"{ROOT}/kernels/{stem}.cu"], check=True)
             ptx = pathlib.Path(out["ptx"]).read_text()
             rows = [*op.our_rows(o.dtype, nvdisasm, emulator, out["cubin"], ptx), *op.triton_rows(o.dtype, nvdisasm, emulator)]
         lines, ratio = table(rows)
