@@ -179,10 +179,10 @@ impl Report {
             "registers",
             "spills",
             "occupancy %",
-            "variant",
             "grid",
             "calls",
             "% of roofline",
+            "variant",
         ];
         let predicted = self.gpu.is_emulated();
         let mut table = Table::new();
