@@ -30,6 +30,8 @@ use crate::{models, support};
 /// What a run left behind.
 pub struct Ran {
     code: Option<i32>,
+    /// The code, or the signal that killed it, in words.
+    status: std::process::ExitStatus,
     out: String,
     err: String,
 }
@@ -39,7 +41,7 @@ impl Ran {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let (out, err) = (text(output.stdout), text(output.stderr));
         assert!(!err.contains("panicked"), "{err}");
-        Self { code: output.status.code(), out, err }
+        Self { code: output.status.code(), status: output.status, out, err }
     }
 
     /// Checks the exit code and that stderr says `said`.
@@ -48,8 +50,8 @@ impl Ran {
         let (out, err) = (&self.out, &self.err);
         assert!(
             self.code == Some(code) && err.contains(said),
-            "exit code {:?}, not {code}, or `{said}` not said:\n{err}\n{out}",
-            self.code
+            "{}, not {code}, or `{said}` not said:\n{err}\n{out}",
+            self.status
         );
         self
     }

@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub order: Mutex<()>,
     pub legacy: OnceLock<Arc<Stream>>,
     pub per_thread: Mutex<HashMap<ThreadId, Arc<Stream>>>,
+    /// The last work of streams that were destroyed before it was done, and whether they were blocking ones.
+    leaving: Mutex<Vec<(bool, Arc<Ticket>)>>,
     pub limits: Mutex<[usize; 7]>,
     pub cache: AtomicU32,
     destroyed: AtomicBool,
@@ -65,6 +67,7 @@ impl Context {
             order: Mutex::new(()),
             legacy: OnceLock::new(),
             per_thread: Mutex::default(),
+            leaving: Mutex::default(),
             limits: Mutex::new([1024, 1 << 20, 8 << 20, 2, 2048, 128, 0]),
             cache: AtomicU32::new(0),
             destroyed: AtomicBool::new(false),
@@ -126,10 +129,25 @@ impl Context {
         all.extend(lock(&self.per_thread).values().cloned());
         all
     }
+    /// Takes leave of a stream: what is queued is still done, and waited for with the rest.
+    pub fn leave(&self, stream: &Stream) {
+        let mut leaving = lock(&self.leaving);
+        leaving.retain(|(_, t)| !t.done());
+        leaving.extend(stream.queue.last().map(|t| (stream.blocking, t)));
+        stream.queue.close();
+    }
+    /// The last work of every stream, destroyed ones included; only of blocking streams if asked.
+    pub fn pending(self: &Arc<Self>, blocking: bool) -> Vec<Arc<Ticket>> {
+        // Streams first: one that leaves in between is then seen twice, not missed.
+        let streams = self.streams();
+        let mut last: Vec<_> =
+            streams.iter().filter(|s| s.blocking || !blocking).filter_map(|s| s.queue.last()).collect();
+        last.extend(lock(&self.leaving).iter().filter(|(b, _)| *b || !blocking).map(|(_, t)| t.clone()));
+        last
+    }
     /// Waits until everything that was asked for is done.
     pub fn drain(self: &Arc<Self>) {
-        let last: Vec<Arc<Ticket>> = self.streams().iter().filter_map(|s| s.queue.last()).collect();
-        last.iter().for_each(|t| t.wait());
+        self.pending(false).iter().for_each(|t| t.wait());
     }
     fn destroy(self: &Arc<Self>) {
         self.drain();

@@ -73,7 +73,7 @@ pub(crate) fn submit(
     let _order = lock(&c.order);
     let mut after = more.to_vec();
     if s.legacy {
-        after.extend(c.streams().iter().filter(|x| x.blocking && !x.legacy).filter_map(|x| x.queue.last()));
+        after.extend(c.pending(true));
     } else if s.blocking {
         after.extend(c.legacy.get().and_then(|l| l.queue.last()));
     }
@@ -116,19 +116,20 @@ api! {
             driver()?;
             return Err(Code::InvalidHandle);
         }
-        let s = driver()?.streams.take(h).ok_or(Code::InvalidHandle)?;
+        let s = driver()?.streams.get(h).ok_or(Code::InvalidHandle)?;
         if let Some(j) = &*lock(&s.capture) {
             j.capture.invalidate();
         }
-        s.queue.close();
-        Ok(())
+        // The context may be gone already; then so is the work.
+        s.context.upgrade().map_or_else(|| s.queue.close(), |c| c.leave(&s));
+        driver()?.streams.take(h).map(drop).ok_or(Code::InvalidHandle)
     }
     fn cuStreamSynchronize / "cuStreamSynchronize_ptsz" (h: Handle) {
         let (s, c) = find(h)?;
         capture::forbid_on(&s, Code::StreamCaptureUnsupported)?;
         if s.legacy {
             capture::forbid_legacy(&c)?;
-            c.streams().iter().filter(|x| x.blocking).filter_map(|x| x.queue.last()).for_each(|t| t.wait());
+            c.pending(true).iter().for_each(|t| t.wait());
         } else if let Some(t) = s.queue.last() {
             t.wait();
         }

@@ -59,6 +59,34 @@ fn the_legacy_stream_waits_for_blocking_ones_only() {
     [blocking, free].into_iter().for_each(|s| ok!(sys::cuStreamDestroy_v2(s)));
 }
 
+/// As on hardware: freed memory is not taken from under kernels whose stream has no name any more.
+#[test]
+fn work_of_a_destroyed_stream_is_waited_for() {
+    unsafe extern "C" fn slow(data: *mut c_void) {
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        // SAFETY: the test passes an `AtomicBool` that outlives the stream's work.
+        unsafe { &*data.cast::<AtomicBool>() }.store(true, Ordering::SeqCst);
+    }
+    let _alone = alone();
+    let _c = CudaContext::new(0).unwrap();
+    let free = |at: u64| ok!(sys::cuMemFree_v2(at));
+    let synchronize = |_| ok!(sys::cuCtxSynchronize());
+    let legacy = |_| ok!(sys::cuStreamSynchronize(LEGACY as _));
+    let waits: [(u32, &dyn Fn(u64)); 5] =
+        [(0, &free), (1, &free), (0, &synchronize), (1, &synchronize), (0, &legacy)];
+    for (flags, wait) in waits {
+        let done = AtomicBool::new(false);
+        let (mut s, mut at) = (null_mut(), 0);
+        ok!(sys::cuStreamCreate(&mut s, flags));
+        ok!(sys::cuMemAlloc_v2(&mut at, 4));
+        ok!(sys::cuLaunchHostFunc(s, Some(slow), (&raw const done).cast_mut().cast()));
+        ok!(sys::cuStreamDestroy_v2(s));
+        assert!(!done.load(Ordering::SeqCst), "destroying a stream does not wait for it");
+        wait(at);
+        assert!(done.load(Ordering::SeqCst));
+    }
+}
+
 #[test]
 fn per_thread_forms_use_the_threads_stream() {
     let _alone = alone();
