@@ -4,7 +4,7 @@
 use crate::error::Result;
 use crate::model::TRAINED_EPS;
 use crate::model::params::{Mlp, Norm};
-use crate::ops::linear::gemm::{Mat, Start, gemm, product};
+use crate::ops::linear::gemm::{self, Mat, product};
 use crate::ops::{fuse, gelu, layernorm};
 use crate::runtime::{Cpu, Elem, Tensor};
 
@@ -43,7 +43,7 @@ pub fn backward<E: Elem>(
     let dpre = s.hidden.backward(cpu, &dy.data, &p.fc2.w, &mut d.fc2.w, &mut d.fc2.b)?;
     dpre.add_rows_to(cpu, &mut d.fc1.b.data);
     let x = Mat::plain(&s.x.data, c);
-    gemm(cpu, [n, c, m], dpre.transposed(), x, &mut d.fc1.w.data, c, Start::Add);
+    gemm::add(cpu, [n, c, m], dpre.transposed(), x, &mut d.fc1.w);
     if !need_dx {
         return Ok(None);
     }

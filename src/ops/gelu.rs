@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::linear::add_column_sums;
-use crate::ops::linear::gemm::{Factor, Kept, Mat, Start, activated, gemm, product, times};
+use crate::ops::linear::gemm::{self, Factor, Kept, Mat, activated, product, times};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -79,7 +79,7 @@ impl<E: Elem> Hidden<E> {
         dw.expect("gelu", "dw", &[c, n])?;
         db.expect("gelu", "db", &[c])?;
         add_column_sums(cpu, dy, &mut db.data);
-        gemm(cpu, [c, n, m], Mat::transposed(dy, c), self.y.plain(n), &mut dw.data, n, Start::Add);
+        gemm::add(cpu, [c, n, m], Mat::transposed(dy, c), self.y.plain(n), dw);
         drop(self.y);
         let dx = times(cpu, [m, n, c], Mat::plain(dy, c), Mat::plain(&w.data, n), &self.slope);
         Ok(Gradient { dx, n })

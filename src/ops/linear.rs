@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::runtime::simd::Elem;
 use crate::runtime::{Cpu, Tensor};
 pub(super) use gemm::side::add_column_sums;
-use gemm::{Mat, Start, gemm, product};
+use gemm::{Mat, product};
 
 /// x `(…, K)`, w `(N, K)`, b `(N)` → `(…, N)`.
 ///
@@ -50,7 +50,7 @@ pub fn backward<E: Elem>(
         add_column_sums(cpu, &dy.data, &mut db.data);
     }
     let d = &dy.data;
-    gemm(cpu, [n, k, m], Mat::transposed(d, n), Mat::plain(&x.data, k), &mut dw.data, k, Start::Add);
+    gemm::add(cpu, [n, k, m], Mat::transposed(d, n), Mat::plain(&x.data, k), dw);
     if !need_dx {
         return Ok(None);
     }

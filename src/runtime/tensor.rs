@@ -21,6 +21,10 @@ impl<E: Elem> Tensor<E> {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "Tensor::new: shape {shape:?}");
         Self { shape: shape.to_vec(), data }
     }
+    /// Of this shape, but without elements yet: a sum that its first addend makes, `ops::linear::gemm::add`.
+    pub fn unset(shape: &[usize]) -> Self {
+        Self { shape: shape.to_vec(), data: Vec::new() }
+    }
     /// The same shape, all zeros.
     pub fn zeros_like(&self) -> Self {
         Self::zeros(&self.shape)

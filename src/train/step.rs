@@ -13,9 +13,6 @@ const GATHER_WEIGHT: f64 = 0.2;
 /// Largest global gradient norm.
 pub const MAX_NORM: f64 = 0.1;
 
-/// Numbers that one task sets to zero.
-const ZEROS: usize = 64 * 1024;
-
 /// The loss of one batch and its gradients.
 pub struct Gradients<E: Elem> {
     /// `loss_cos + 0.2·g_loss`.
@@ -47,6 +44,13 @@ impl Path {
     }
 }
 
+/// Whether a weight's gradient is one product (most of them by far), which need not be added to zeros.
+fn is_product(name: &str) -> bool {
+    let of_inputs =
+        name.ends_with("attn.q.weight") || name.starts_with("decoder") && name.ends_with("attn.kv.weight");
+    of_inputs || name.ends_with("fc1.weight") || name.ends_with("fc2.weight")
+}
+
 /// Forward and backward over the features of one batch.
 pub fn gradients<E: Elem>(
     cpu: &Cpu,
@@ -55,9 +59,8 @@ pub fn gradients<E: Elem>(
     features: &Features<E>,
     path: Path,
 ) -> Result<Gradients<E>> {
-    // In chunks on the team: they are as many as the weights.
-    let zeros = |len| cpu.make_chunks(len, ZEROS, |_, _| {});
-    let mut grads = Trained::build(cfg, &mut |_, s| Ok(Tensor::new(s, zeros(s.iter().product()))))?;
+    let start = |name: &str, s: &[usize]| if is_product(name) { Tensor::unset(s) } else { Tensor::zeros(s) };
+    let mut grads = Trained::build(cfg, &mut |name, s| Ok(start(name, s)))?;
     let l = match path {
         Path::Folds => {
             let head = folded::forward(cpu, p, cfg, features)?;
@@ -74,6 +77,8 @@ pub fn gradients<E: Elem>(
             l
         }
     };
+    let whole = |g: &&Tensor<E>| g.len() == g.shape().iter().product::<usize>();
+    assert!(grads.tensors().iter().all(whole), "a weight got no gradient");
     Ok(Gradients { loss: l.loss, loss_cos: l.loss_cos, g_loss: l.g_loss, grads })
 }
 

@@ -4,7 +4,7 @@
 //! bias. So LayerNorm, its gain and the first MLP weights are applied to the r rows of M instead of the N of the middle.
 
 use crate::error::Result;
-use crate::ops::linear::gemm::{Mat, Start, gemm, gemms, product};
+use crate::ops::linear::gemm::{self, Mat, Start, gemm, gemms, product};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -144,7 +144,7 @@ pub fn backward<E: Elem>(
     d.gram.expect("inp_factors", "d.gram", &[b, r, r])?;
     let (rows, du) = (b * r + 1, &d.u.data);
     let x = Mat::plain(&f.scaled.data, c);
-    gemm(cpu, [hidden, c, rows], Mat::transposed(du, hidden), x, &mut dw1.data, c, Start::Add);
+    gemm::add(cpu, [hidden, c, rows], Mat::transposed(du, hidden), x, dw1);
     let w = Mat::plain(&w1.data, c);
     let mut dscaled = product(cpu, [rows, c, hidden], Mat::plain(du, hidden), w, None);
     for (y, x) in dbias.data.iter_mut().zip(&dscaled[b * r * c..]) {

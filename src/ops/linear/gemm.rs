@@ -10,10 +10,10 @@ pub mod side;
 
 use super::micro::{self, Out, Rows};
 pub use super::{micro::Start, pack::Mat};
-use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::{LINE, Room};
 use crate::runtime::simd::product::{SumOf, Sums};
 use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd};
+use crate::runtime::{Cpu, Tensor};
 pub use side::{Factor, Kept};
 use side::{Fill, Side};
 
@@ -77,6 +77,21 @@ pub fn product<'a, E: Elem>(
         c.set_len(m * n);
     }
     c
+}
+
+/// Adds A `(m, k)` · B `(k, n)` to `c` `(m, n)`, or makes it if it is [`Tensor::unset`]: no zeros are written and read again.
+pub fn add<'a, E: Elem>(
+    cpu: &Cpu,
+    shape @ [m, n, _]: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
+    c: &mut Tensor<E>,
+) {
+    assert_eq!(c.shape(), [m, n], "gemm: c");
+    match c.is_empty() {
+        true => c.data = product(cpu, shape, a, b, None),
+        false => gemm(cpu, shape, a, b, &mut c.data, n, Start::Add),
+    }
 }
 
 /// GELU of `count` products plus a bias `(n)`, and its slope there: `(count·m, n)` each, as operands of what follows.
@@ -408,8 +423,8 @@ impl<X: Operand> Task<'_, X> {
                 let c = out.0.add(self.part * step + i * ld + j);
                 return micro::one(p, shape, a, b, c, ld, start, ahead);
             }
-            let mut tile = Tile([SumOf::<P>::ZERO; TILE]);
-            let x = tile.0.as_mut_ptr();
+            let mut tile = std::mem::MaybeUninit::<Tile<SumOf<P>>>::uninit();
+            let x = tile.as_mut_ptr().cast::<SumOf<P>>();
             micro::one(p, shape, a, b, x, nr, start, ahead);
             for r in 0..rows {
                 let at = (self.part * m + i + r) * n + j;
