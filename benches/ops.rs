@@ -45,6 +45,6 @@ fn inp_cases() -> Vec<(inp::On, inp_former::ops::inp_extract::cuda::Shape)> {
     let Some(gpu) = crate::gpu::gpu() else { return Vec::new() };
     let real: &[[usize; 4]] = &[[1, 784, 6, 6], [1, 784, 12, 6], [32, 784, 12, 6]];
     let shapes = if gpu.is_emulated() { &[[2, 70, 2, 6]] } else { real };
-    let on = |dtype| inp::On { gpu: gpu.clone(), stream: gpu.stream(), dtype };
+    let on = |dtype| inp::On { gpu: gpu.clone(), stream: gpu.stream(), dtype, outputs: dtype };
     shapes.iter().flat_map(|s| DType::ALL.map(|d| (on(d), inp::shape(*s)))).collect()
 }

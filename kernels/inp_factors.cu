@@ -8,9 +8,9 @@
 //   A' (each the centred projection and gain through one row of the MLP's first layer); middle S (J, C, C) f32, symmetric;
 //   cross Wc' bc / C (J, C) f32 (bc the projection's bias, centred); scale (J, H) f32. D = 64.
 // Layout: row-major; HPK is H P rounded up to 16; column h P + p; pads are zero.
-// Dtype: bf16, f16, tf32; sums f32.
-// Writes, all assigned: k (J, B, P, C) f32, v (J, B, P, C) E; keys (J, B, H, P, 64) f32; vw (J, B, C, HPK) E;
-//   va (J, B, 4C, HPK) E; gram (J, B, 2 HPK, HPK) E and gram_scale (J, B, HPK) {scale, bias}, such that
+// Dtype: bf16, f16, tf32; sums f32. vw, va and gram, what the decoder multiplies with, also bf16 beside f16 for the rest.
+// Writes, all assigned: k (J, B, P, C) f32, v (J, B, P, C) E; keys (J, B, H, P, 64) f32; vw (J, B, C, HPK);
+//   va (J, B, 4C, HPK); gram (J, B, 2 HPK, HPK) and gram_scale (J, B, HPK) {scale, bias}, such that
 //     var(coef) = sum_s coef_s (scale_s * sum_r coef_r G_rs + bias_s) + bc' bc / C:
 //   the upper triangle with its off-diagonal doubled, each column by a power of two of its own (f16 has no range to spare),
 //   split in two elements: 16 rows (of s) of the high part, then the 16 of the low part.
@@ -65,8 +65,8 @@ INLINE void kv(const InpFactorsParams& p) {
 }
 
 // 16 rows of VW or VA of one image: a warp.
-template <class E>
-INLINE void product(const InpFactorsParams& p, int tile, int image, E* stage) {
+template <class E, class Out>
+INLINE void product(const InpFactorsParams& p, int tile, int image, Out* stage) {
     constexpr int V = 16 / sizeof(E), PIECE = 4 * V;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, c = p.channels, per_block = 5 * c / 16;
     const int block = tile / per_block, row0 = tile % per_block * 16;
@@ -97,17 +97,17 @@ INLINE void product(const InpFactorsParams& p, int tile, int image, E* stage) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int column = 8 * n + 2 * t + i % 2;
-                if (column < p.count) stage[(g + i / 2 * 8) * line + h * p.count + column] = E::round(acc[n][i]);
+                if (column < p.count) stage[(g + i / 2 * 8) * line + h * p.count + column] = Out::round(acc[n][i]);
             }
         }
     }
-    const E* from = stage + lane % 16 * line;
+    const Out* from = stage + lane % 16 * line;
     for (int i = hp + lane / 8; i < p.padded; i += 4) {
-        stage[lane % 8 * line + i] = stage[(lane % 8 + 8) * line + i] = E::round(0.f);
+        stage[lane % 8 * line + i] = stage[(lane % 8 + 8) * line + i] = Out::round(0.f);
     }
     __syncwarp();
-    E* to = row0 < c ? static_cast<E*>(p.vw) + (item * c + row0) * p.padded
-                     : static_cast<E*>(p.va) + (item * 4 * c + row0 - c) * p.padded;
+    Out* to = row0 < c ? static_cast<Out*>(p.vw) + (item * c + row0) * p.padded
+                       : static_cast<Out*>(p.va) + (item * 4 * c + row0 - c) * p.padded;
     to += lane % 16 * p.padded;
     for (int i = lane / 16 * V; i < p.padded; i += 2 * V) {
         *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(from + i);
@@ -115,7 +115,7 @@ INLINE void product(const InpFactorsParams& p, int tile, int image, E* stage) {
 }
 
 // Columns of the Gram matrix that belong to head `head` of one image, and its keys: a block.
-template <class E>
+template <class E, class Out>
 INLINE void gram(const InpFactorsParams& p, int block, int head, int image, float* shared) {
     constexpr int V = 16 / sizeof(E), LINE = D + 4;
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32, c = p.channels, count = p.count, padded = p.padded;
@@ -167,7 +167,7 @@ INLINE void gram(const InpFactorsParams& p, int block, int head, int image, floa
         columns[i] = sum;
     }
     __syncthreads();
-    E* out = static_cast<E*>(p.gram) + item * 2 * padded * padded;
+    Out* out = static_cast<Out*>(p.gram) + item * 2 * padded * padded;
     float2* scales = p.gram_scale + item * padded;
     // The last head also writes the columns that pad.
     const int more = head == p.heads - 1 ? padded - p.heads * count : 0;
@@ -184,13 +184,13 @@ INLINE void gram(const InpFactorsParams& p, int block, int head, int image, floa
             const float* u = p.cross + size_t(block) * c + head * D;
             bias = 2.f * warp_sum(own[q * D + lane] * u[lane] + own[q * D + 32 + lane] * u[32 + lane]);
         }
-        E* high = out + size_t(32 * (s / 16) + s % 16) * padded;
-        E* low = high + size_t(16) * padded;
+        Out* high = out + size_t(32 * (s / 16) + s % 16) * padded;
+        Out* low = high + size_t(16) * padded;
         for (int r = lane; r < padded; r += 32) {
             const float x = q < count ? from[r] / scale : 0.f;
-            const E big = E::round(x);
+            const Out big = Out::round(x);
             high[r] = big;
-            low[r] = E::round(x - E::value(big));
+            low[r] = Out::round(x - Out::value(big));
         }
         if (lane == 0) scales[s] = {scale, bias};
     }
@@ -203,17 +203,17 @@ INLINE void gram(const InpFactorsParams& p, int block, int head, int image, floa
     }
 }
 
-template <class E>
+template <class E, class Out>
 INLINE void products(const InpFactorsParams& p) {
     extern __shared__ __align__(16) uint8_t shared[];
     const int unit = blockIdx.x / p.batch, image = blockIdx.x % p.batch, grams = p.blocks * p.heads;
     if (unit < grams) {
         // Heads descending: the last has the most to do.
-        gram<E>(p, unit % p.blocks, p.heads - 1 - unit / p.blocks, image, reinterpret_cast<float*>(shared));
+        gram<E, Out>(p, unit % p.blocks, p.heads - 1 - unit / p.blocks, image, reinterpret_cast<float*>(shared));
     } else {
         const int warp = threadIdx.x / 32, tile = (unit - grams) * ROWS_WARPS + warp;
         if (tile < p.blocks * (5 * p.channels / 16)) {
-            product<E>(p, tile, image, reinterpret_cast<E*>(shared) + warp * 16 * (p.padded + 16 / sizeof(E)));
+            product<E>(p, tile, image, reinterpret_cast<Out*>(shared) + warp * 16 * (p.padded + 16 / sizeof(E)));
         }
     }
 }
@@ -224,10 +224,12 @@ INLINE void products(const InpFactorsParams& p) {
         const __grid_constant__ InpFactorsParams p) {                       \
         BODY;                                                               \
     }
-#define ALL(DTYPE, E)                                          \
-    KERNEL(inp_factors_fwd_kv_x1_##DTYPE, 0, (kv<E, 1>(p)))    \
-    KERNEL(inp_factors_fwd_kv_x4_##DTYPE, 2, (kv<E, 4>(p)))    \
-    KERNEL(inp_factors_fwd_products_##DTYPE, 0, products<E>(p))
+#define PRODUCTS(DTYPE, E, OUT) KERNEL(inp_factors_fwd_products_##DTYPE, 0, (products<E, OUT>(p)))
+#define ALL(DTYPE, E)                                       \
+    KERNEL(inp_factors_fwd_kv_x1_##DTYPE, 0, (kv<E, 1>(p))) \
+    KERNEL(inp_factors_fwd_kv_x4_##DTYPE, 2, (kv<E, 4>(p))) \
+    PRODUCTS(DTYPE, E, E)
 ALL(bf16, Bf16)
 ALL(f16, F16)
 ALL(tf32, Tf32)
+PRODUCTS(f16_bf16, F16, Bf16)

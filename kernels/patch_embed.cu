@@ -5,9 +5,9 @@
 // Layout   row-major. K is (y, x, channel) for u8, (channel, y, x) for f32; what lies side by side in a picture, a line, is
 //          followed by zeros: 42 and 6, or 14 and 2. Prefix rows have no picture: their elements are zeros, so that x is the
 //          table's row.
-// Dtype    operands bf16, f16 or tf32; u8 enters as pixel - 128, exact in each (the table holds that offset's share); f32
-//          sums; table and x f32.
-// Writes   x f32, its copy in E, (mean, M2) of every 32 columns of the copy.
+// Dtype    operands E bf16, f16 or tf32; u8 enters as pixel - 128, exact in each (the table holds that offset's share); f32
+//          sums; table and x f32; the copy in E, or bf16 beside f16 operands: weights that fit are 8 times as precise there.
+// Writes   x f32, its copy, (mean, M2) of every 32 columns of the copy.
 // Grid     (ceil(C / BN), ceil(B·T / BM))
 // Smem     STAGES stages of (BM + BN) · 96 bytes and of BM · 64 (u8) or 192 (f32) bytes of pixels, and the rows' places: 49 to
 //          99 KB.
@@ -129,7 +129,7 @@ INLINE void store_elements(uint32_t at, float2 x) {
     store_shared(at, E::pair(x.x, x.y));
 }
 
-template <class E, class In, int BM, int BN, int WARPS_M, int WARPS_N, int STAGES>
+template <class E, class Out, class In, int BM, int BN, int WARPS_M, int WARPS_N, int STAGES>
 struct PatchEmbed : Gemm<E, BM, BN, 64, WARPS_M, WARPS_N, STAGES> {
     using Base = Gemm<E, BM, BN, 64, WARPS_M, WARPS_N, STAGES>;
     using Base::MI, Base::NI, Base::THREADS, Base::WM, Base::WN, Base::acc;
@@ -154,11 +154,11 @@ struct PatchEmbed : Gemm<E, BM, BN, 64, WARPS_M, WARPS_N, STAGES> {
                 const float4 add = load16<float4>(p.table + size_t(m % p.tokens) * p.c + n);
                 v.x += add.x, v.y += add.y, v.z += add.z, v.w += add.w;
             }
-            const typename E::Four e = E::four(v);
-            const float2 s = stats_of(values<E>(e));
+            const typename Out::Four out = Out::four(v);
+            const float2 s = stats_of(values<Out>(out));
             if (!in) return;
             *reinterpret_cast<float4*>(p.x + at) = v;
-            *reinterpret_cast<typename E::Four*>(static_cast<E*>(p.copy) + at) = e;
+            *reinterpret_cast<typename Out::Four*>(static_cast<Out*>(p.copy) + at) = out;
             if (n % STATS_COLUMNS == 0) p.stats[at / STATS_COLUMNS] = s;
         });
     }
@@ -274,18 +274,19 @@ extern __shared__ __align__(128) char shared[];
 
 }  // namespace
 
-#define KERNEL(DTYPE, E, INPUT, IN)                                                                                   \
+#define KERNEL(DTYPE, E, OUT, INPUT, IN)                                                                              \
     extern "C" __global__ __launch_bounds__(128, 3) void patch_embed_fwd_##INPUT##_64x64_##DTYPE(                        \
         const __grid_constant__ PatchEmbedParams p) {                                                                 \
-        PatchEmbed<E, IN, 64, 64, 2, 2, 3>::run(shared, p);                                                           \
+        PatchEmbed<E, OUT, IN, 64, 64, 2, 2, 3>::run(shared, p);                                                      \
     }                                                                                                                 \
     extern "C" __global__ __launch_bounds__(256) void patch_embed_fwd_##INPUT##_128x128_##DTYPE(                      \
         const __grid_constant__ PatchEmbedParams p) {                                                                 \
-        PatchEmbed<E, IN, 128, 128, 2, 4, 2>::run(shared, p);                                                         \
+        PatchEmbed<E, OUT, IN, 128, 128, 2, 4, 2>::run(shared, p);                                                    \
     }
-KERNEL(bf16, Bf16, u8, U8)
-KERNEL(f16, F16, u8, U8)
-KERNEL(tf32, Tf32, u8, U8)
-KERNEL(bf16, Bf16, f32, F32)
-KERNEL(f16, F16, f32, F32)
-KERNEL(tf32, Tf32, f32, F32)
+#define KERNELS(DTYPE, E, OUT)         \
+    KERNEL(DTYPE, E, OUT, u8, U8)      \
+    KERNEL(DTYPE, E, OUT, f32, F32)
+KERNELS(bf16, Bf16, Bf16)
+KERNELS(f16, F16, F16)
+KERNELS(f16_bf16, F16, Bf16)
+KERNELS(tf32, Tf32, Tf32)

@@ -10,6 +10,6 @@ pub mod weights;
 
 pub use cpu::Cpu;
 pub use device::Device;
-pub use dtype::DType;
+pub use dtype::{DType, Types};
 pub use simd::{Elem, Kernel, Simd, Tier};
 pub use tensor::Tensor;

@@ -83,3 +83,38 @@ impl DType {
         }
     }
 }
+
+/// What a kernel multiplies in, and what it writes: mostly the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Types {
+    /// Of weights and of what they are multiplied with.
+    pub operands: DType,
+    /// Of the result.
+    pub outputs: DType,
+}
+
+impl From<DType> for Types {
+    fn from(dtype: DType) -> Self {
+        Self { operands: dtype, outputs: dtype }
+    }
+}
+
+impl Types {
+    /// Outputs of `dtype`, and operands; for bf16 operands in f16 where that holds all of these weights more precisely: unless
+    /// one is too large for it or many are too small.
+    pub fn finest(dtype: DType, weights: &[&[f32]]) -> Self {
+        let error = |d: DType, w: &[f32]| w.iter().map(|x| f64::from(d.round(*x) - x).powi(2)).sum::<f64>();
+        let finer =
+            dtype == DType::Bf16 && weights.iter().all(|w| error(DType::F16, w) < error(DType::Bf16, w));
+        Self { operands: if finer { DType::F16 } else { dtype }, outputs: dtype }
+    }
+    /// As kernels' names end.
+    pub fn name(self) -> String {
+        let Self { operands, outputs } = self;
+        if operands == outputs {
+            operands.name().into()
+        } else {
+            format!("{}_{}", operands.name(), outputs.name())
+        }
+    }
+}

@@ -6,8 +6,8 @@
 use bytemuck::Pod;
 use inp_former::ops::inp_extract::cuda::Shape;
 use inp_former::ops::linear::gemm::{Mat, product};
-use inp_former::runtime::DType;
 use inp_former::runtime::cuda::{Buffer, Gpu, Machine, Stream};
+use inp_former::runtime::{DType, Types};
 
 use crate::support::{
     Checked, Guarded, MODELS, PATCHES, cpu, dtypes, gpu_with_kernels, rel_err, rows, uniform,
@@ -38,7 +38,9 @@ pub fn shape([batch, tokens, heads, prototypes]: [usize; 4]) -> Shape {
 pub struct On {
     pub gpu: Gpu,
     pub stream: Stream,
+    /// Of operands, and of what is not rounded to the type of `outputs`: mostly the same.
     pub dtype: DType,
+    pub outputs: DType,
 }
 
 /// Values as the device holds them, and there.
@@ -50,8 +52,25 @@ pub struct Held<T> {
 impl On {
     /// In every element type; nowhere where the build has no kernels.
     pub fn all() -> Vec<Self> {
-        let of = |gpu: Gpu| DType::ALL.map(|dtype| Self { stream: gpu.stream(), gpu: gpu.clone(), dtype });
-        gpu_with_kernels().map_or(Vec::new(), |gpu| of(gpu).into())
+        Self::of(&DType::ALL.map(|dtype| (dtype, dtype)))
+    }
+    /// Also with f16 operands for bf16 outputs.
+    pub fn all_and_mixed() -> Vec<Self> {
+        let mut all = Self::all();
+        all.extend(Self::of(&[(DType::F16, DType::Bf16)]));
+        all
+    }
+    fn of(types: &[(DType, DType)]) -> Vec<Self> {
+        let Some(gpu) = gpu_with_kernels() else { return Vec::new() };
+        let of = |&(dtype, outputs)| Self { stream: gpu.stream(), gpu: gpu.clone(), dtype, outputs };
+        types.iter().map(of).collect()
+    }
+    /// For elements of the outputs' type.
+    pub fn of_outputs(&self) -> Self {
+        Self { gpu: self.gpu.clone(), stream: self.gpu.stream(), dtype: self.outputs, outputs: self.outputs }
+    }
+    pub fn types(&self) -> Types {
+        Types { operands: self.dtype, outputs: self.outputs }
     }
     /// Sizes of a test; behind those of the models, which may have fewer tokens, what they stand for: variants are chosen for
     /// that.
@@ -71,7 +90,7 @@ impl On {
     /// A check of these sizes.
     pub fn checked(&self, op: &'static str, s: &Shape) -> Checked {
         let Shape { batch, tokens, heads, prototypes, .. } = s;
-        Checked::new(op, self.dtype.name(), format!("{batch}x{tokens}x{heads}x{prototypes}"))
+        Checked::new(op, self.outputs.name(), format!("{batch}x{tokens}x{heads}x{prototypes}"))
     }
     /// What rounding to the element type does.
     pub fn round(&self, x: f64) -> f64 {

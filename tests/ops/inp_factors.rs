@@ -64,7 +64,7 @@ impl Case {
         let (kv, kv_bias, products) = (&self.kv.on, &self.kv_bias.on, &self.products.on);
         let (middle, cross, scale) = (&self.middle.on, &self.cross.on, &self.scale.on);
         let w = Weights { kv, kv_bias, products, middle, cross, scale };
-        forward(&on.stream, on.dtype, variant, &out, &inp, &w, &s, EPS).unwrap();
+        forward(&on.stream, on.types(), variant, &out, &inp, &w, &s, EPS).unwrap();
         for guard in [before, after] {
             let bytes = guard.download(&on.stream).unwrap();
             assert!(bytes.iter().all(|b| *b == 0xff), "a guard band was written");
@@ -78,7 +78,7 @@ impl Case {
         let f = |b: &[u8]| {
             b.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()) as f64).collect::<Vec<_>>()
         };
-        let e = |b: &[u8]| on.dtype.decode(b).iter().map(|x| *x as f64).collect::<Vec<_>>();
+        let e = |b: &[u8]| on.outputs.decode(b).iter().map(|x| *x as f64).collect::<Vec<_>>();
         let (hpk, scales) = (self.s.padded(), f(&bytes[4]));
         let gram = e(&bytes[3]);
         let mut whole = Vec::new();
@@ -92,7 +92,7 @@ impl Case {
         let bias = scales.iter().skip(1).step_by(2).copied().collect();
         [f(&bytes[0]), e(&bytes[1]), e(&bytes[2]), whole, bias]
     }
-    fn reference(&self, round: &dyn Fn(f64) -> f64) -> Parts {
+    fn reference(&self, round: &dyn Fn(f64) -> f64, round_out: &dyn Fn(f64) -> f64) -> Parts {
         let Shape { batch, channels: c, heads, prototypes: p, .. } = self.s;
         let (hpk, mut out) = (self.s.padded(), Parts::default());
         let norm = normal(&self.inp.host, c, round);
@@ -119,7 +119,7 @@ impl Case {
                 }
                 for (o, row) in weights.chunks_exact(c).enumerate() {
                     let y = (0..hpk).map(|r| match values.get(r) {
-                        Some(v) => round(dot(v, &row[r / p * 64..][..64])),
+                        Some(v) => round_out(dot(v, &row[r / p * 64..][..64])),
                         None => 0.0,
                     });
                     out[if o < c { 1 } else { 2 }].extend(y);
@@ -145,14 +145,15 @@ impl Case {
 
 #[test]
 fn factors_match_f64_with_the_same_bits_for_every_variant_and_batch() {
-    for on in On::all() {
-        let dtype = on.dtype;
+    for on in On::all_and_mixed() {
+        let (dtype, outputs) = (on.dtype, on.of_outputs());
         for (i, (s, real)) in on.sizes().into_iter().enumerate() {
             // One to three decoder blocks.
             let (case, mut checked) = (Case::new(&on, s, 1 + i % 3), on.checked("inp_factors", &s));
             let chosen = real.map(|s| choose(dtype, &on.machine(), &s, case.blocks, None).unwrap());
             let bytes = case.run(&on, chosen.unwrap_or(VARIANTS[0].0), 0, s.batch);
-            let (want, naive) = (case.reference(&|x| x), case.reference(&|x| on.round(x)));
+            let want = case.reference(&|x| x, &|x| x);
+            let naive = case.reference(&|x| on.round(x), &|x| outputs.round(x));
             let got = case.parts(&on, &bytes);
             for (i, name) in ["keys", "VW", "VA", "Gram", "linear"].into_iter().enumerate() {
                 as_good(&mut checked, name, &on, &got[i], &naive[i], &want[i]);

@@ -182,7 +182,7 @@ impl Workspace {
         };
         let asked = s.gpu().asked("patch_embed");
         let variant = patch_embed::choose(m.dtype, &s.gpu().into(), &shape, asked.as_deref())?;
-        patch_embed::forward(s, m.dtype, variant, &out, input, &patch.w, &patch.table, &shape)
+        patch_embed::forward(s, patch.types, variant, &out, input, &patch.w, &patch.table, &shape)
     }
 
     /// One encoder block; its output joins the group that it belongs to, the last one's makes f.
@@ -263,7 +263,7 @@ impl Workspace {
         let (f, work, shape) = (&self.fused, &self.extract, &self.shape);
         let asked = s.gpu().asked("inp_extract");
         let variant = inp_extract::choose(m.dtype, &s.gpu().into(), shape, asked.as_deref())?;
-        inp_extract::forward(s, m.dtype, variant, &self.inp, work, &f.x, &f.stats, &weights, shape, EPS.1)
+        inp_extract::forward(s, e.types, variant, &self.inp, work, &f.x, &f.stats, &weights, shape, EPS.1)
     }
 
     /// I → what every decoder block needs of it.
@@ -279,7 +279,7 @@ impl Workspace {
         };
         let (shape, asked) = (&self.shape, s.gpu().asked("inp_factors"));
         let variant = inp_factors::choose(m.dtype, &s.gpu().into(), shape, m.decode.len(), asked.as_deref())?;
-        inp_factors::forward(s, m.dtype, variant, &self.factors, &self.inp, &weights, shape, EPS.1)
+        inp_factors::forward(s, f.types, variant, &self.factors, &self.inp, &weights, shape, EPS.1)
     }
 
     /// f → the decoder's stream.

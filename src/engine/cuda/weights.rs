@@ -11,7 +11,7 @@ use crate::model::{Config, Model};
 use crate::ops::linear::gemm::{Mat, Start, gemm};
 use crate::ops::{anomaly_map, patch_embed};
 use crate::runtime::cuda::{Buffer, Gpu};
-use crate::runtime::{Cpu, DType};
+use crate::runtime::{Cpu, DType, Types};
 
 /// A linear layer on the device.
 pub struct Dense {
@@ -32,6 +32,23 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Types for layers that few rows go through: `first` for rows of length sqrt(k) at most, as normalised ones and means of
+    /// them are; what comes of them is an operand of `then`. f16 has to have the range for it, and places: it ends at 2^-24.
+    fn finest(&self, first: &[&Plain], then: &[&[f32]]) -> Types {
+        let largest = |p: &Plain| {
+            let most = |(w, b): (&[f32], &f32)| (p.k() as f64 * fold::dot(w, w)).sqrt() + f64::from(b.abs());
+            p.w.chunks_exact(p.k()).zip(&p.b).map(most).fold(0.0, f64::max)
+        };
+        if !first.iter().all(|p| (1.0 / 64.0..6e4).contains(&largest(p))) {
+            return self.dtype.into();
+        }
+        let weights: Vec<_> = first.iter().map(|p| &p.w[..]).chain(then.iter().copied()).collect();
+        Types::finest(self.dtype, &weights)
+    }
+    /// The same in the operands' type.
+    fn operands(&self, types: Types) -> Self {
+        Self { gpu: self.gpu, dtype: types.operands }
+    }
     /// Elements. Errors: one that the type cannot hold, `what` being the name of the layer.
     pub fn elements(&self, what: &str, x: &[f32]) -> Result<Buffer<u8>> {
         self.gpu.upload(&self.dtype.encode_weights(what, x)?)
@@ -80,6 +97,7 @@ pub struct Block {
 pub struct Patch {
     pub w: Buffer<u8>,
     pub table: Buffer<f32>,
+    pub types: Types,
 }
 
 /// One decoder block, besides what [`Factors`] holds of all.
@@ -118,6 +136,7 @@ pub struct Extract {
     pub prototypes: Buffer<f32>,
     pub fc1: Dense,
     pub fc2: Dense,
+    pub types: Types,
 }
 
 /// All decoder blocks' weights that prototypes go through (`kernels/inp_factors.cu`).
@@ -132,6 +151,7 @@ pub struct Factors {
     pub cross: Buffer<f32>,
     /// `learn_scale` `(J, H)`.
     pub scale: Buffer<f32>,
+    pub types: Types,
 }
 
 /// Bytes that a model's large matrices take on a device, nearly all of its memory.
@@ -164,10 +184,9 @@ impl Weights {
                     column.for_each(|x| *x = (*x as f64 + offset) as f32);
                 }
             }
-            Ok(Patch {
-                w: on.elements("patch_embed", &patch_embed::cuda::weights(&p.w, u8_input))?,
-                table: on.floats(&table)?,
-            })
+            let types = Types::finest(dtype, &[&p.w]);
+            let w = patch_embed::cuda::weights(&p.w, u8_input);
+            Ok(Patch { w: on.operands(types).elements("patch_embed", &w)?, table: on.floats(&table)?, types })
         };
         let (patch_u8, patch_f32) = (patch(true)?, patch(false)?);
         let block = |(i, b)| -> Result<Block> {
@@ -210,20 +229,25 @@ impl Extract {
         qk.resize(padded(hp) * c, 0.0);
         let qk = centred(&Plain { w: qk, b: vec![0.0; padded(hp)] });
         let value = Plain { w: kv.w[c * c..].to_vec(), b: kv.b[c..].to_vec() };
+        let (proj, fc2) = (Plain::of(&e.proj), Plain::of(&e.mlp.fc2));
+        let fc1 = fold::normed(&e.norm2, &e.mlp.fc1);
+        let types = on.finest(&[&value, &fc1], &[&proj.w, &fc2.w]);
+        let rows = on.operands(types);
         Ok(Self {
             query_key: on.elements("extractor query and key", &qk.w)?,
             colsum: on.floats(&on.sums(&qk))?,
-            value: on.dense("extractor value", &value)?,
-            proj: on.dense("extractor proj", &Plain::of(&e.proj))?,
+            value: rows.dense("extractor value", &value)?,
+            proj: rows.dense("extractor proj", &proj)?,
             prototypes: on.floats(&p.prototypes.data)?,
-            fc1: on.dense("extractor fc1", &fold::normed(&e.norm2, &e.mlp.fc1))?,
-            fc2: on.dense("extractor fc2", &Plain::of(&e.mlp.fc2))?,
+            fc1: rows.dense("extractor fc1", &fc1)?,
+            fc2: rows.dense("extractor fc2", &fc2)?,
+            types,
         })
     }
 }
 
 fn decoder(cpu: &Cpu, on: &Loader, blocks: &[DecoderBlock]) -> Result<(Factors, Vec<Decode>)> {
-    let (mut kv_w, mut kv_b, mut products) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut all_kv, mut products) = (Plain { w: Vec::new(), b: Vec::new() }, Vec::new());
     let (mut middle, mut cross, mut scale) = (Vec::new(), Vec::new(), Vec::new());
     let mut decode = Vec::with_capacity(blocks.len());
     for (j, b) in blocks.iter().enumerate() {
@@ -231,10 +255,10 @@ fn decoder(cpu: &Cpu, on: &Loader, blocks: &[DecoderBlock]) -> Result<(Factors, 
         let c = b.proj.b.len();
         let l = LowRank::new(cpu, b);
         let kv = fold::normed(&b.norm1, &b.kv);
-        kv_w.extend(on.dtype.encode_weights(&name("key and value"), &kv.w)?);
-        kv_b.extend(kv.b);
-        products.extend(on.dtype.encode_weights(&name("proj"), &b.proj.w.data)?);
-        products.extend(on.dtype.encode_weights(&name("proj and fc1"), &l.a)?);
+        all_kv.w.extend(kv.w);
+        all_kv.b.extend(kv.b);
+        products.extend_from_slice(&b.proj.w.data);
+        products.extend(l.a);
         let mut s = vec![0.0; c * c];
         let centred = |m: fn(_, _) -> _| m(&l.centred[..], c);
         gemm(cpu, [c, c, c], centred(Mat::transposed), centred(Mat::plain), &mut s, c, Start::Zero);
@@ -251,10 +275,12 @@ fn decoder(cpu: &Cpu, on: &Loader, blocks: &[DecoderBlock]) -> Result<(Factors, 
             fc2: on.dense(&name("fc2"), &l.fc2)?,
         });
     }
+    let types = on.finest(&[&all_kv], &[&products]);
     let factors = Factors {
-        kv_w: on.gpu.upload(&kv_w)?,
-        kv_b: on.floats(&kv_b)?,
-        products: on.gpu.upload(&products)?,
+        types,
+        kv_w: on.operands(types).elements("the decoder's key and value layers", &all_kv.w)?,
+        kv_b: on.floats(&all_kv.b)?,
+        products: on.operands(types).elements("the decoder's proj and fc1 layers", &products)?,
         middle: on.floats(&middle)?,
         cross: on.floats(&cross)?,
         scale: on.floats(&scale)?,

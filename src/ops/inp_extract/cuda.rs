@@ -3,9 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
-use crate::runtime::DType;
 use crate::runtime::cuda::cost::{Candidate, Cost, named, pick};
 use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Machine, Stream, Work};
+use crate::runtime::{DType, Types};
 
 /// Sizes that the four INP stems share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,13 +187,14 @@ pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Resu
     pick("inp_extract", m, &candidates(dtype, s), asked)
 }
 
-/// f `(B·N, C)` of the element type and the statistics of its rows `(B·N, C/32)` → out: I `(B, P, C)`, assigned.
+/// f `(B·N, C)` and the statistics of its rows `(B·N, C/32)` → out: I `(B, P, C)`, assigned. f and query_key are of the
+/// outputs' type, the other weights and what they are multiplied with of the operands'.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     stream: &Stream,
-    dtype: DType,
+    types: impl Into<Types>,
     variant: &str,
     out: &Buffer<f32>,
     work: &Workspace,
@@ -204,8 +205,9 @@ pub fn forward(
     eps: f32,
 ) -> Result<()> {
     const OP: &str = "inp_extract";
-    s.check(OP, dtype)?;
-    let (c, e, p, splits) = (s.channels, dtype.bytes(), s.prototypes, s.tokens.div_ceil(SPLIT));
+    let types = types.into();
+    s.check(OP, types.operands)?;
+    let (c, e, p, splits) = (s.channels, types.operands.bytes(), s.prototypes, s.tokens.div_ceil(SPLIT));
     let (rows, tokens, hpk) = (s.batch * p, s.batch * s.tokens, s.padded());
     let elements: [(_, &Buffer<u8>, _); 8] = [
         ("f", f, tokens * c),
@@ -261,21 +263,22 @@ pub fn forward(
         eps,
         unused: 0,
     };
-    let launch = |name: &str, grid: [usize; 3], block, shared: usize, work: Work| {
+    let launch = |name: &str, dtype: DType, grid: [usize; 3], block, shared: usize, work: Work| {
         let grid = grid.map(|n| n as u32);
         let kernel = stream.gpu().kernel(&format!("inp_extract_fwd_{name}_{}", dtype.name()))?.doing(work);
         kernel.launch(stream, Geometry { grid, block, shared: shared as u32 }, &params)
     };
     let pooled = tokens * c * e * (hpk / 16) + hpk * c * e + s.batch * splits * hpk * c * 4;
     let work = Work::new(&[tokens, hpk, c], 4 * tokens * hpk * c, pooled);
-    launch("pool", [splits, hpk / 16, s.batch], 128, 0, work)?;
+    launch("pool", types.outputs, [splits, hpk / 16, s.batch], 128, 0, work)?;
     let of = rows_of(OP, variant)?;
     for (stage, columns, k, shared) in
         [("value", c, c, 4 * of * splits), ("proj", c, c, 0), ("fc1", 4 * c, c, 0), ("fc2", c, 4 * c, 0)]
     {
         let elements = columns * k + rows * (columns + k);
         let work = Work::new(&[rows, columns, k], 2 * rows * columns * k, elements * e);
-        launch(&format!("{stage}_{variant}"), [columns / 16, rows.div_ceil(of), 1], 256, shared, work)?;
+        let grid = [columns / 16, rows.div_ceil(of), 1];
+        launch(&format!("{stage}_{variant}"), types.operands, grid, 256, shared, work)?;
     }
     Ok(())
 }

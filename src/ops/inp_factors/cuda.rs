@@ -5,9 +5,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::Result;
 pub use crate::ops::inp_extract::cuda::{Shape, VARIANTS};
 use crate::ops::inp_extract::cuda::{few_rows, rows_of};
-use crate::runtime::DType;
 use crate::runtime::cuda::cost::{Candidate, pick};
 use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Machine, Stream, Work};
+use crate::runtime::{DType, Types};
 
 /// Folded weights of J blocks, one after the other.
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ pub struct Weights<'a> {
 pub struct Factors {
     /// Keys of length learn_scale `(J, B, H, P, 64)`.
     pub keys: Buffer<f32>,
-    /// `(J, B, C, HPK)` and `(J, B, 4C, HPK)` of the element type: column h·P + p, pads zero.
+    /// `(J, B, C, HPK)` and `(J, B, 4C, HPK)` of the outputs' type: column h·P + p, pads zero.
     pub vw: Buffer<u8>,
     /// See `vw`.
     pub va: Buffer<u8>,
@@ -113,13 +113,13 @@ struct Params {
     unused: i32,
 }
 
-/// I `(B, P, C)` → the factors, all assigned.
+/// I `(B, P, C)` → the factors, all assigned. Weights of the operands' type.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     stream: &Stream,
-    dtype: DType,
+    types: impl Into<Types>,
     variant: &str,
     out: &Factors,
     inp: &Buffer<f32>,
@@ -128,6 +128,8 @@ pub fn forward(
     eps: f32,
 ) -> Result<()> {
     const OP: &str = "inp_factors";
+    let types = types.into();
+    let dtype = types.operands;
     s.check(OP, dtype)?;
     let (c, e, p, j, hpk) = (s.channels, dtype.bytes(), s.prototypes, out.blocks, s.padded());
     let items = j * s.batch;
@@ -176,7 +178,7 @@ pub fn forward(
         unused: 0,
     };
     let launch = |name: &str, grid: [usize; 2], shared: usize, work: Work| {
-        let kernel = stream.gpu().kernel(&format!("inp_factors_fwd_{name}_{}", dtype.name()))?.doing(work);
+        let kernel = stream.gpu().kernel(&format!("inp_factors_fwd_{name}"))?.doing(work);
         let grid = [grid[0] as u32, grid[1] as u32, 1];
         kernel.launch(stream, Geometry { grid, block: 256, shared: shared as u32 }, &params)
     };
@@ -184,11 +186,12 @@ pub fn forward(
     let (inputs, outputs) = (s.batch * p, j * 2 * c);
     let bytes = outputs * c * e + inputs * (c + outputs) * 4;
     let work = Work::new(&[inputs, outputs, c], 2 * inputs * outputs * c, bytes);
-    launch(&format!("kv_{variant}"), [outputs / 16, rows], 0, work)?;
+    launch(&format!("kv_{variant}_{}", dtype.name()), [outputs / 16, rows], 0, work)?;
     let units = j * s.heads + (j * 5 * c).div_ceil(128);
     let shared = (128 * (hpk * e + 16)).max(4 * p * (68 * s.heads + hpk + 64));
     // Products with 5C rows, and the Gram matrix through the middle's blocks of 64 x 64.
     let flop = 2 * items * p * (5 * c * c + c * c + p * s.heads * c);
     let bytes = j * c * c * (5 * e + 4) + items * hpk * (5 * c + 2 * hpk) * e;
-    launch("products", [s.batch * units, 1], shared, Work::new(&[items, 5 * c, hpk], flop, bytes))
+    let work = Work::new(&[items, 5 * c, hpk], flop, bytes);
+    launch(&format!("products_{}", types.name()), [s.batch * units, 1], shared, work)
 }

@@ -5,9 +5,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::{Error, Result};
 use crate::model::config::PATCH;
 use crate::ops::linear::cuda::tile::{Tile, tile};
-use crate::runtime::DType;
 use crate::runtime::cuda::cost::{Candidate, Cost, pick};
 use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
+use crate::runtime::{DType, Types};
 
 /// Numbers of a patch; what its lines are padded to, the sum.
 const K: usize = 3 * PATCH * PATCH;
@@ -61,7 +61,7 @@ pub enum Input<'a> {
 pub struct Output<'a> {
     /// `(B, T, C)`.
     pub x: &'a Buffer<f32>,
-    /// The same, of the element type.
+    /// The same, of the outputs' type.
     pub copy: &'a Buffer<u8>,
     /// Mean and sum of squared differences from it of every 32 columns of the copy, `(B·T, C/32)`.
     pub stats: &'a Buffer<[f32; 2]>,
@@ -120,14 +120,14 @@ pub fn weights(w: &[f32], u8_input: bool) -> Vec<f32> {
     w.chunks_exact(line).flat_map(|x| x.iter().copied().chain(std::iter::repeat_n(0.0, zeros))).collect()
 }
 
-/// input, weight `(C, 672)` of the element type ([`weights`]), table `(T, C)` → out, assigned: 8-bit pixels enter as
+/// input, weight `(C, 672)` of the operands' type ([`weights`]), table `(T, C)` → out, assigned: 8-bit pixels enter as
 /// pixel - 128, f32 ones rounded; prefix rows are the table's.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take, an unknown variant; launches that fail.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     stream: &Stream,
-    dtype: DType,
+    types: impl Into<Types>,
     variant: &str,
     out: &Output,
     input: Input,
@@ -136,6 +136,8 @@ pub fn forward(
     s: &Shape,
 ) -> Result<()> {
     s.check()?;
+    let types = types.into();
+    let e = types.operands.bytes();
     let (rows, c) = (s.batch * s.tokens(), s.channels);
     let pixels = s.batch * s.side * s.side * K;
     // Slots that a row's copied pixels take.
@@ -148,10 +150,10 @@ pub fn forward(
             "{OP}: pictures must begin at a multiple of 16 bytes, not at {from:#x}"
         )));
     }
-    weight.expect(OP, "weight", c * STRIDE * dtype.bytes())?;
+    weight.expect(OP, "weight", c * STRIDE * e)?;
     table.expect(OP, "table", s.tokens() * c)?;
     out.x.expect(OP, "x", rows * c)?;
-    out.copy.expect(OP, "copy", rows * c * dtype.bytes())?;
+    out.copy.expect(OP, "copy", rows * c * e)?;
     out.stats.expect(OP, "stats", rows * c / 32)?;
     let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Params {
@@ -170,9 +172,9 @@ pub fn forward(
     };
     let grid = [c.div_ceil(v.columns) as u32, rows.div_ceil(v.rows) as u32, 1];
     let (block, shared) = (v.threads() as u32, shared(v, lines) as u32);
-    let (read, written) = (pixels * if kind == "u8" { 1 } else { 4 }, rows * c * (4 + dtype.bytes()));
-    let work = Work::new(&[rows, c, K], 2 * rows * c * K, read + c * STRIDE * dtype.bytes() + written);
-    let name = format!("patch_embed_fwd_{kind}_{variant}_{}", dtype.name());
+    let (read, written) = (pixels * if kind == "u8" { 1 } else { 4 }, rows * c * (4 + e));
+    let work = Work::new(&[rows, c, K], 2 * rows * c * K, read + c * STRIDE * e + written);
+    let name = format!("patch_embed_fwd_{kind}_{variant}_{}", types.name());
     let kernel = stream.gpu().kernel(&name)?.doing(work);
     kernel.launch(stream, Geometry { grid, block, shared }, &params)
 }

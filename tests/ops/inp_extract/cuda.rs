@@ -21,11 +21,12 @@ impl Case {
     fn new(on: &On, s: Shape) -> Self {
         let (c, hp) = (s.channels, s.heads * s.prototypes);
         let root = (3.0 / c as f64).sqrt();
-        let (f, stats) = on.features("f", s.batch * s.tokens, c);
-        let (query_key, _) = on.centred("qk", hp, c, 1.5 * root);
+        let pool = on.of_outputs();
+        let (f, stats) = pool.features("f", s.batch * s.tokens, c);
+        let (query_key, _) = pool.centred("qk", hp, c, 1.5 * root);
         let mut padded = query_key.host;
         padded.resize(s.padded() * c, 0.0);
-        let query_key = on.hold_elements(&padded);
+        let query_key = pool.hold_elements(&padded);
         let colsum: Vec<f64> = query_key.host.chunks_exact(c).map(|r| r.iter().sum()).collect();
         let w = |name: &str, n, k: usize| on.elements(name, n * k, 0.0, (3.0 / k as f64).sqrt());
         let b = |name: &str, n| on.floats(name, n, 0.0, 0.3);
@@ -72,10 +73,11 @@ impl Case {
         let out = on.output::<f32>(batch * s.prototypes * c);
         let work = on.gpu.arena(|a| Ok(Workspace::new(a, on.dtype, &s))).unwrap();
         let w = self.weights();
-        forward(&on.stream, on.dtype, variant, &out.inner, &work, &f, &stats, &w, &s, EPS).unwrap();
+        forward(&on.stream, on.types(), variant, &out.inner, &work, &f, &stats, &w, &s, EPS).unwrap();
         on.bytes(&out)
     }
-    fn reference(&self, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
+    /// `round_share`: of the softmax, as `pool` rounds.
+    fn reference(&self, round: &dyn Fn(f64) -> f64, round_share: &dyn Fn(f64) -> f64) -> Vec<f64> {
         let Shape { batch, tokens, channels: c, heads, prototypes: p } = self.s;
         let [value, proj, fc1, fc2] = self.elements.each_ref().map(|x| &x.host[..]);
         let [value_b, proj_b, p0, fc1_b, fc2_b] = self.floats.each_ref().map(|x| &x.host[..]);
@@ -96,7 +98,7 @@ impl Case {
                 let mut pooled = vec![0.0; c];
                 for (n, x) in image.chunks_exact(c).enumerate() {
                     let (mean, rstd) = norms[n];
-                    let share = round(w[n] * rstd) / total;
+                    let share = round_share(w[n] * rstd) / total;
                     pooled.iter_mut().zip(x).for_each(|(y, x)| *y += share * (x - mean));
                 }
                 pooled.iter_mut().for_each(|x| *x = round(*x));
@@ -121,13 +123,14 @@ fn floats(bytes: &[u8]) -> Vec<f64> {
 
 #[test]
 fn prototypes_match_f64_with_the_same_bits_for_every_variant_and_batch() {
-    for on in On::all() {
-        let dtype = on.dtype;
+    for on in On::all_and_mixed() {
+        let (dtype, pool) = (on.dtype, on.of_outputs());
         for (s, real) in on.sizes() {
             let (case, mut checked) = (Case::new(&on, s), on.checked("inp_extract", &s));
             let chosen = real.map(|s| choose(dtype, &on.machine(), &s, None).unwrap());
             let got = case.run(&on, chosen.unwrap_or(VARIANTS[0].0), 0, s.batch);
-            let (want, naive) = (case.reference(&|x| x), case.reference(&|x| on.round(x)));
+            let want = case.reference(&|x| x, &|x| x);
+            let naive = case.reference(&|x| on.round(x), &|x| pool.round(x));
             as_good(&mut checked, "prototypes", &on, &floats(&got), &naive, &want);
             for variant in variants(chosen, VARIANTS.map(|v| v.0)) {
                 assert!(case.run(&on, variant, 0, s.batch) == got, "{s:?} {variant} {}", dtype.name());

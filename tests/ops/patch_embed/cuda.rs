@@ -1,16 +1,19 @@
 //! `patch_embed` on a GPU against f64 on the rounded inputs, every variant, around every tile and at the models' crops.
 
 use inp_former::ops::patch_embed::cuda::{Input, Output, Shape, VARIANTS, choose, forward, weights};
-use inp_former::runtime::DType;
 use inp_former::runtime::cuda::{Gpu, Machine};
+use inp_former::runtime::{DType, Types};
 
 use crate::support::*;
 
 const K: usize = 588;
+/// As bf16 engines have it.
+const MIXED: Types = Types { operands: DType::F16, outputs: DType::Bf16 };
 
 struct Case {
     s: Shape,
     dtype: DType,
+    copy: DType,
     u8_input: bool,
     crops: Vec<u8>,
     pictures: Vec<f32>,
@@ -28,7 +31,8 @@ struct Result {
 }
 
 impl Case {
-    fn new(s: Shape, dtype: DType, u8_input: bool) -> Self {
+    fn new(s: Shape, types: impl Into<Types>, u8_input: bool) -> Self {
+        let Types { operands: dtype, outputs: copy } = types.into();
         let pixels = s.batch * s.side * s.side * K;
         let scale = if u8_input { 0.0005 } else { 0.05 };
         let w = random("w", &[s.channels, K]).data;
@@ -39,6 +43,7 @@ impl Case {
             table: random("table", &[s.tokens(), s.channels]).data,
             s,
             dtype,
+            copy,
             u8_input,
         }
     }
@@ -78,10 +83,11 @@ impl Case {
         let weight = gpu.upload(&self.dtype.encode(&weights(&self.w, self.u8_input))).unwrap();
         let table = gpu.upload(&self.table).unwrap();
         let x = Guarded::<f32>::new(gpu, n);
-        let copy = Guarded::<u8>::new(gpu, n * self.dtype.bytes());
+        let copy = Guarded::<u8>::new(gpu, n * self.copy.bytes());
         let stats = Guarded::<[f32; 2]>::new(gpu, n / 32);
         let out = Output { x: &x.inner, copy: &copy.inner, stats: &stats.inner };
-        forward(&stream, self.dtype, variant, &out, input, &weight, &table, s).unwrap();
+        let types = Types { operands: self.dtype, outputs: self.copy };
+        forward(&stream, types, variant, &out, input, &weight, &table, s).unwrap();
         Result {
             x: x.read(&stream).iter().map(|x| x.to_bits()).collect(),
             copy: copy.read(&stream),
@@ -94,7 +100,7 @@ impl Case {
         let Shape { batch, channels, .. } = self.s;
         let kind = if self.u8_input { "u8" } else { "f32" };
         let case = format!("{kind} {}x{channels}", batch * self.s.tokens());
-        let mut checked = Checked::new("patch_embed", self.dtype.name(), case);
+        let mut checked = Checked::new("patch_embed", self.copy.name(), case);
         variants.iter().for_each(|v| checked.ran(v));
         let first = self.run(gpu, variants[0]);
         for v in &variants[1..] {
@@ -106,8 +112,8 @@ impl Case {
             a.iter().zip(b).map(|(a, b)| (*a as f64 - b).abs()).fold(0.0, |m, d| if d <= m { m } else { d })
         };
         checked.within("x", worst(&x, &want), 2.0 * plain + 1e-6);
-        let copy = self.dtype.decode(&first.copy);
-        assert!(copy.iter().zip(&x).all(|(c, x)| *c == self.dtype.round(*x)), "{what}: the copy is not x");
+        let copy = self.copy.decode(&first.copy);
+        assert!(copy.iter().zip(&x).all(|(c, x)| *c == self.copy.round(*x)), "{what}: the copy is not x");
         for (i, (part, s)) in copy.chunks_exact(32).zip(&first.stats).enumerate() {
             let mean = part.iter().map(|x| *x as f64).sum::<f64>() / 32.0;
             let m2 = part.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>();
@@ -141,8 +147,9 @@ fn every_variant_has_the_same_bits_and_a_plain_kernels_error() {
         [1, 11, 7, 128],
         [1, 11, 8, 64],
     ] {
-        for (dtype, u8_input) in DType::ALL.into_iter().flat_map(|d| [(d, true), (d, false)]) {
-            Case::new(Shape { batch, side, prefix, channels }, dtype, u8_input).check(&gpu, &names());
+        let types = DType::ALL.map(Types::from).into_iter().chain([MIXED]);
+        for (types, u8_input) in types.flat_map(|t| [(t, true), (t, false)]) {
+            Case::new(Shape { batch, side, prefix, channels }, types, u8_input).check(&gpu, &names());
         }
     }
     clean(&gpu);
