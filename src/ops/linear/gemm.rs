@@ -423,6 +423,14 @@ impl<X: Operand> Task<'_, X> {
                 let c = out.0.add(self.part * step + i * ld + j);
                 return micro::one(p, shape, a, b, c, ld, start, ahead);
             }
+            if let End::Times { by, .. } = self.job.end {
+                // Asked for now, here after the products.
+                let per = LINE / size_of::<X>();
+                for r in 0..rows {
+                    let at = (self.part * m + i + r) * n + j;
+                    (0..cols).step_by(per).for_each(|o| s.prefetch(by.as_ptr().wrapping_add(at + o).cast()));
+                }
+            }
             let mut tile = std::mem::MaybeUninit::<Tile<SumOf<P>>>::uninit();
             let x = tile.as_mut_ptr().cast::<SumOf<P>>();
             micro::one(p, shape, a, b, x, nr, start, ahead);
