@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use inp_former::data::image::{self, Limits};
 use inp_former::engine::score::MAP_SIDE;
-use inp_former::engine::{Options, Verdict};
+use inp_former::engine::{Options, Scorer, Verdict};
 use inp_former::model::config::PATCH;
 use inp_former::model::encoder::{self, Features};
 use inp_former::model::params::Trained;
@@ -76,12 +76,12 @@ impl Trace {
         let mut put = |name: &str, t: &Tensor| {
             out.tensors.insert(name.to_string(), RawTensor::from_f32(t));
         };
-        let input = self.input(&model, &mut put)?;
+        let (input, crop) = self.input(&model, &mut put)?;
         if let Some(place) = engine_at {
             if self.grads || self.steps.is_some() {
                 return Err(Error::usage("--grads and --steps are the plain model's; use --path model"));
             }
-            engine(common, place, &model, &input, &mut put)?;
+            engine(common, place, &model, &input, crop.as_deref(), &mut put)?;
             out.write(&self.out)?;
             common.note(format!("{} tensors: {}", out.tensors.len(), self.out.display()));
             return Ok(Done::All);
@@ -104,7 +104,8 @@ impl Trace {
         Ok(Done::All)
     }
 
-    fn input(&self, model: &Model, put: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+    /// The normalised input, and the crop `(X, X, 3)` that it was made from.
+    fn input(&self, model: &Model, put: &mut dyn FnMut(&str, &Tensor)) -> Result<(Tensor, Option<Vec<u8>>)> {
         if let Some(path) = &self.image {
             let cfg = &model.config;
             let picture = image::decode(path, &Limits::default())?;
@@ -113,12 +114,12 @@ impl Trace {
             put("input_u8", &Tensor::new(&[1, x, x, 3], crop.iter().map(|&b| b as f32).collect()));
             let input = preprocess::normalise(&crop, x, x).reshaped(&[1, 3, x, x]);
             put("input", &input);
-            return Ok(input);
+            return Ok((input, Some(crop)));
         }
         let path = self.input.as_ref().expect("clap asks for one of the two");
         let input = super::inputs::tensor(path)?;
         match *input.shape() {
-            [b, 3, h, w] if b > 0 && h == w && h > 0 && h % PATCH == 0 => Ok(input),
+            [b, 3, h, w] if b > 0 && h == w && h > 0 && h % PATCH == 0 => Ok((input, None)),
             _ => Err(Error::file(
                 path,
                 format!("`input` is {:?}, not (B, 3, h, h) with h a multiple of 14", input.shape()),
@@ -151,12 +152,14 @@ impl Trace {
     }
 }
 
-/// What the fast scorer has to show: prototypes, native maps, the pixel map and its scores.
+/// What the fast scorer has to show: prototypes, native maps, the pixel map and its scores. Of a picture it gets the crop,
+/// as in scoring: 8-bit pixels are exact in every precision, normalised ones are rounded.
 fn engine(
     common: &Common,
     mut place: Place,
     model: &Model,
     input: &Tensor,
+    crop: Option<&[u8]>,
     put: &mut dyn FnMut(&str, &Tensor),
 ) -> Result<()> {
     let [b, _, size, _] = *input.shape() else { unreachable!("inputs are (B, 3, h, h)") };
@@ -172,10 +175,14 @@ fn engine(
         rows.entry(name.into()).or_insert_with(|| (shape.to_vec(), Vec::new())).1.extend_from_slice(x);
     };
     let mut v = Verdict::default();
+    let score = |scorer: &mut Scorer, i, v: &mut Verdict| match crop {
+        Some(crop) => scorer.score_crops_into(crop, std::slice::from_mut(v)),
+        None => scorer.score_tensor_into(input.slab(i), v),
+    };
     for i in 0..b {
-        zero.score_tensor_into(input.slab(i), &mut v)?;
+        score(&mut zero, i, &mut v)?;
         add("inp_distance", &[b, side * side], &zero.native_maps()?[0]);
-        full.score_tensor_into(input.slab(i), &mut v)?;
+        score(&mut full, i, &mut v)?;
         add("inp", &[b, cfg.prototypes, cfg.channels], full.prototypes()?);
         for (g, map) in full.native_maps()?.iter().enumerate() {
             add(&format!("amap_native{g}"), &[b, side, side], map);

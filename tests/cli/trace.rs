@@ -129,6 +129,13 @@ fn a_picture_is_decoded_resized_and_cropped() {
     place.run("trace --model model.safetensors --input t.safetensors --out again.safetensors").ok();
     let again = read_f32(&place.path("again.safetensors"));
     assert!(again.iter().all(|(name, t)| &got[name] == t) && again.len() == got.len() - 2);
+    // The fast scorer gets the picture's 8-bit pixels, and so gives what it gives in scoring, to the bit.
+    place
+        .run(&format!("trace --model model.safetensors --path engine --image {picture} --out e.safetensors"))
+        .ok();
+    let record = &place.run(&format!("score --model model.safetensors {picture}")).ok().records()[0];
+    let score = read_f32(&place.path("e.safetensors"))["score_top1pct"].data[0];
+    assert_eq!(score, record["score"].as_f64().unwrap() as f32);
 }
 
 #[test]
