@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::ops::gelu;
 use crate::ops::inp_factors::train::{Factors, Gradients};
-use crate::ops::linear::gemm::{Mat, Start, gemms};
+use crate::ops::linear::gemm::{Mat, Start, gemms, products};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -17,10 +17,10 @@ const ROWS: usize = 32;
 pub struct Saved<E: Elem> {
     /// Between the MLP's layers, `(B·N, 4C)`.
     hidden: gelu::Hidden<E>,
-    /// `rstd·a`, `(B, N, r)`.
-    scaled: Tensor<E>,
+    /// `rstd·a` and a column of ones, `(B, N, r + 1)`.
+    scaled: Vec<E>,
     /// `a·gram`, `(B, N, r)`.
-    a_gram: Tensor<E>,
+    a_gram: Vec<E>,
     /// `1/sqrt(variance + eps)` of each row.
     rstd: Vec<E>,
 }
@@ -39,21 +39,20 @@ pub fn forward<E: Elem>(
     c1.expect("inp_decode", "c1", &[hidden])?;
     // Variances are differences of large sums: no rounding here.
     let exact = cpu.exact();
-    let mut a_gram = Tensor::zeros(a.shape());
     let (rows, gram) = (Mat::plain(&a.data, r), Mat::plain(&f.gram.data, r));
-    gemms(&exact, b, [n, r, r], rows, gram, &mut a_gram.data, r, Start::Zero);
-    let (scaled, rstd) = cpu.make_chunks2([a.len(), ROWS * r], [b * n, ROWS], |i, scaled, rstd| {
-        let at = i * ROWS * r;
-        let (a, a_gram) = (&a.data[at..][..scaled.len()], &a_gram.data[at..][..scaled.len()]);
+    let a_gram = products(&exact, b, [n, r, r], rows, gram, None);
+    let (wide, sizes) = (r + 1, [b * n, ROWS]);
+    let (scaled, rstd) = cpu.make_chunks2(sizes.map(|n| n * wide), sizes, |i, scaled, rstd| {
+        let at = i * ROWS * r..(i * ROWS + rstd.len()) * r;
+        let (a, a_gram) = (&a.data[at.clone()], &a_gram[at]);
         cpu.dispatch(Scale { scaled, rstd, a, a_gram, eps: E::from_f64(eps) });
     });
     let (u, last) = f.u.data.split_at(b * r * hidden);
     let shift: Vec<E> = c1.data.iter().zip(last).map(|(x, y)| *x + *y).collect();
-    let (x, u) = (Mat::plain(&scaled[..], r), Mat::plain(u, hidden));
+    let (x, u) = (Mat::plain(&scaled[..], wide), Mat::plain(u, hidden));
     let between = gelu::Hidden::new(cpu, b, [n, hidden, r], x, u, &shift);
     let mut y = between.forward(cpu, w2, c2)?;
     gemms(cpu, b, [n, c, r], rows, Mat::plain(&f.m.data, c), &mut y, c, Start::Add);
-    let scaled = Tensor::new(a.shape(), scaled);
     Ok((Tensor::new(&[b, n, c], y), Saved { hidden: between, scaled, a_gram, rstd }))
 }
 
@@ -69,7 +68,7 @@ fn check<E: Elem>(
     Ok((b, a.shape()[1], r, c, w2.cols()))
 }
 
-/// Rows of a, divided by the deviation of the middle that they stand for.
+/// Rows of a, divided by the deviation of the middle that they stand for, each before a one.
 struct Scale<'a, E> {
     scaled: &'a mut [E],
     rstd: &'a mut [E],
@@ -83,7 +82,9 @@ impl<E: Elem> Kernel<E> for Scale<'_, E> {
     fn run<S: Simd<E = E>>(self, s: S) {
         let r = self.a.len() / self.rstd.len();
         let rows = self.a.chunks_exact(r).zip(self.a_gram.chunks_exact(r));
-        for ((scaled, rstd), (a, a_gram)) in self.scaled.chunks_exact_mut(r).zip(self.rstd).zip(rows) {
+        for ((scaled, rstd), (a, a_gram)) in self.scaled.chunks_exact_mut(r + 1).zip(self.rstd).zip(rows) {
+            let (one, scaled) = scaled.split_last_mut().expect("r and one more");
+            *one = E::ONE;
             let var = slice::dot(s, a, a_gram);
             // NaN stays NaN.
             let var = if var < E::ZERO { E::ZERO } else { var };
@@ -112,36 +113,36 @@ pub fn backward<E: Elem>(
     let Saved { hidden: between, scaled, a_gram, rstd } = saved;
     dy.expect("inp_decode", "dy", &[b, n, c])?;
     let dpre = between.backward(cpu, &dy.data, w2, dw2, dc2)?;
-    // The last row of u is added to every row before GELU, as c1 is.
-    let mut du = Tensor::zeros(f.u.shape());
-    let (du_images, du_shift) = du.data.split_at_mut(b * r * hidden);
-    dpre.add_rows_to(cpu, du_shift);
-    dc1.data.iter_mut().zip(du_shift).for_each(|(y, x)| *y += *x);
-    let mut dscaled = Tensor::zeros(a.shape());
-    let x = Mat::transposed(&scaled.data, r);
-    gemms(cpu, b, [r, hidden, n], x, dpre.plain(), du_images, hidden, Start::Zero);
+    // The last row of u is added to every row before GELU, as c1 is: its gradient is what the column of ones gathers.
+    let wide = r + 1;
+    let by_image = products(cpu, b, [wide, hidden, n], Mat::transposed(&scaled, wide), dpre.plain(), None);
+    let row = |i: usize| &by_image[i * hidden..][..hidden];
+    let du = cpu.make_chunks(f.u.len(), hidden, |i, du| match i < b * r {
+        true => du.copy_from_slice(row(i / r * wide + i % r)),
+        false => (0..b).for_each(|i| du.iter_mut().zip(row(i * wide + r)).for_each(|(y, x)| *y += *x)),
+    });
+    dc1.data.iter_mut().zip(&du[b * r * hidden..]).for_each(|(y, x)| *y += *x);
     let u = Mat::transposed(&f.u.data[..b * r * hidden], hidden);
-    gemms(cpu, b, [n, r, hidden], dpre.plain(), u, &mut dscaled.data, r, Start::Zero);
+    let dscaled = products(cpu, b, [n, r, hidden], dpre.plain(), u, None);
     drop(dpre);
     // da = rstd·dscaled + 2·dvar·(a·gram) + dy·mᵀ; `weighted` becomes dvar·a.
-    let mut da = dscaled;
+    let mut da = Tensor::new(a.shape(), dscaled);
     let mut weighted = a.clone();
     let mut rows: Vec<_> = (da.data.chunks_mut(ROWS * r)).zip(weighted.data.chunks_mut(ROWS * r)).collect();
     cpu.for_chunks(&mut rows, 1, |i, part| {
         let (da, weighted) = &mut part[0];
-        let (rstd, a_gram) = (&rstd[i * ROWS..], &a_gram.data[i * ROWS * r..][..da.len()]);
+        let (rstd, a_gram) = (&rstd[i * ROWS..], &a_gram[i * ROWS * r..][..da.len()]);
         cpu.dispatch(Variance { da, weighted, rstd, a_gram, r });
     });
     let exact = cpu.exact();
-    let mut dm = Tensor::zeros(f.m.shape());
-    let mut dgram = Tensor::zeros(f.gram.shape());
     let (a, dy) = (&a.data[..], &dy.data[..]);
     let w = Mat::plain(&weighted.data, r);
-    gemms(&exact, b, [r, r, n], Mat::transposed(a, r), w, &mut dgram.data, r, Start::Zero);
-    gemms(cpu, b, [r, c, n], Mat::transposed(a, r), Mat::plain(dy, c), &mut dm.data, c, Start::Zero);
+    let dgram = products(&exact, b, [r, r, n], Mat::transposed(a, r), w, None);
+    let dm = products(cpu, b, [r, c, n], Mat::transposed(a, r), Mat::plain(dy, c), None);
     let m = Mat::transposed(&f.m.data, c);
     gemms(cpu, b, [n, r, c], Mat::plain(dy, c), m, &mut da.data, r, Start::Add);
-    Ok((da, Gradients { m: dm, u: du, gram: dgram }))
+    let like = |x: &Tensor<E>, d| Tensor::new(x.shape(), d);
+    Ok((da, Gradients { m: like(&f.m, dm), u: like(&f.u, du), gram: like(&f.gram, dgram) }))
 }
 
 /// da, which comes as the gradient of `rstd·a`, and `dvar·a` in place of a.

@@ -4,7 +4,7 @@
 //! bias. So LayerNorm, its gain and the first MLP weights are applied to the r rows of M instead of the N of the middle.
 
 use crate::error::Result;
-use crate::ops::linear::gemm::{self, Mat, Start, gemm, gemms, product};
+use crate::ops::linear::gemm::{self, Mat, Start, gemm, product, products};
 use crate::runtime::simd::{Elem, Kernel, Simd, slice};
 use crate::runtime::{Cpu, Tensor};
 
@@ -68,9 +68,8 @@ pub fn forward<E: Elem>(
     let u = product(cpu, [b * r + 1, hidden, c], x, w, None);
     // Variances are differences of large sums: no rounding here.
     let exact = cpu.exact();
-    let mut gram = vec![E::ZERO; b * r * r];
     let (x, x_t) = (Mat::plain(&centred[..], c), Mat::transposed(&centred[..], c));
-    gemms(&exact, b, [r, r, c], x, x_t, &mut gram, r, Start::Zero);
+    let mut gram = products(&exact, b, [r, r, c], x, x_t, None);
     let share = E::ONE / E::from_f64(c as f64);
     gram.iter_mut().for_each(|x| *x = *x * share);
     let tensor = |data| Tensor::new(&[b, r, c], data);
@@ -153,9 +152,8 @@ pub fn backward<E: Elem>(
     dscaled.truncate(b * r * c);
     // The Gram matrix's share of dcentred: 2/C·dG·centred, dG being symmetric.
     let exact = cpu.exact();
-    let mut dcentred = vec![E::ZERO; b * r * c];
     let (dgram, x) = (Mat::plain(&d.gram.data, r), Mat::plain(&f.centred.data, c));
-    gemms(&exact, b, [r, c, r], dgram, x, &mut dcentred, c, Start::Zero);
+    let dcentred = products(&exact, b, [r, c, r], dgram, x, None);
     let mut parts = Vec::with_capacity(b * r * c);
     let mut dm = d.m.data;
     parts.resize(b * r * c, E::ZERO);

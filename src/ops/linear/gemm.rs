@@ -64,17 +64,37 @@ pub fn gemms<'a, E: Elem>(
 /// A `(m, k)` · B `(k, n)`, plus a bias `(n)` in every row, as a new matrix; otherwise as [`gemm`].
 pub fn product<'a, E: Elem>(
     cpu: &Cpu,
+    shape: [usize; 3],
+    a: impl Into<Factor<'a, E>>,
+    b: impl Into<Factor<'a, E>>,
+    bias: Option<&[E]>,
+) -> Vec<E> {
+    products(cpu, 1, shape, a, b, bias)
+}
+
+/// As [`product`] for `count` products: A and B are as many equal parts, and so is the result.
+pub fn products<'a, E: Elem>(
+    cpu: &Cpu,
+    count: usize,
     shape @ [m, n, _]: [usize; 3],
     a: impl Into<Factor<'a, E>>,
     b: impl Into<Factor<'a, E>>,
     bias: Option<&[E]>,
 ) -> Vec<E> {
-    let mut c = Vec::with_capacity(m * n);
+    let mut c = Vec::with_capacity(count * m * n);
     let start = bias.map_or(Start::Zero, Start::Bias);
     // SAFETY: there is room for C, and all of it is assigned, for `start` is not `Add`.
     unsafe {
-        into(cpu, 1, shape, a.into(), b.into(), C { out: Out(c.as_mut_ptr()), ld: n, step: 0 }, start);
-        c.set_len(m * n);
+        into(
+            cpu,
+            count,
+            shape,
+            a.into(),
+            b.into(),
+            C { out: Out(c.as_mut_ptr()), ld: n, step: m * n },
+            start,
+        );
+        c.set_len(count * m * n);
     }
     c
 }
