@@ -1,8 +1,12 @@
-//! The threads behind [`Cpu`](super::Cpu): they stay, take tasks from one counter, and cost neither an allocation nor,
-//! while stages follow one another closely, a system call.
+//! The threads behind [`Cpu`](super::Cpu): they stay, and cost neither an allocation nor, while stages follow one another
+//! closely, a system call.
+//!
+//! Each takes the tasks of its own share first, the same part of every stage, then what others have left of theirs: rows that
+//! a stage wrote are in the cache of the core that reads them in the next. Cores that share no cache part with data slowly.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,8 +45,8 @@ struct Line<T>(T);
 
 struct Shared {
     state: Line<AtomicU64>,
-    /// First task that nobody took.
-    next: Line<AtomicUsize>,
+    /// Of each thread's share the first task that nobody took.
+    next: Vec<Line<AtomicUsize>>,
     job: UnsafeCell<Option<Job>>,
     /// A thread has the team.
     busy: AtomicBool,
@@ -65,7 +69,7 @@ impl Team {
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Line(AtomicU64::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            next: (0..threads).map(|_| Line(AtomicUsize::new(0))).collect(),
             job: UnsafeCell::new(None),
             busy: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -103,7 +107,10 @@ impl Team {
         let f = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(f) };
         // SAFETY: `busy` was free, so no job is open and nobody inside.
         unsafe { *s.job.get() = Some(Job { f, tasks, step }) };
-        s.next.0.store(0, Ordering::Relaxed);
+        s.next
+            .iter()
+            .enumerate()
+            .for_each(|(t, next)| next.0.store(s.share(tasks, t).start, Ordering::Relaxed));
         let number = s.state.0.load(Ordering::Relaxed) & !(NUMBER - 1);
         s.state.0.store(number.wrapping_add(NUMBER) | OPEN, Ordering::SeqCst);
         let asleep = s.asleep.load(Ordering::SeqCst);
@@ -180,24 +187,34 @@ impl Shared {
         self.asleep.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// The tasks that are a thread's before they are another's.
+    fn share(&self, tasks: usize, thread: usize) -> Range<usize> {
+        let n = self.next.len();
+        let first = |t: usize| tasks / n * t + (tasks % n).min(t);
+        first(thread)..first(thread + 1)
+    }
+
     /// Takes tasks until there are none.
     fn take_part(&self, thread: usize) {
         // SAFETY: the caller is inside the job: it was written before, and is not again before this thread has left.
         let Some(job) = (unsafe { *self.job.get() }) else { return };
         let run = || {
-            loop {
-                let first = self.next.0.fetch_add(job.step, Ordering::Relaxed);
-                if first >= job.tasks {
-                    break;
-                }
-                for task in first..(first + job.step).min(job.tasks) {
-                    // SAFETY: `Team::run`, which has borrowed the function, waits for this thread.
-                    unsafe { (*job.f)(thread, task) };
+            for whose in (thread..self.next.len()).chain(0..thread) {
+                let end = self.share(job.tasks, whose).end;
+                loop {
+                    let first = self.next[whose].0.fetch_add(job.step, Ordering::Relaxed);
+                    if first >= end {
+                        break;
+                    }
+                    for task in first..(first + job.step).min(end) {
+                        // SAFETY: `Team::run`, which has borrowed the function, waits for this thread.
+                        unsafe { (*job.f)(thread, task) };
+                    }
                 }
             }
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-            self.next.0.store(job.tasks, Ordering::Relaxed);
+            self.next.iter().for_each(|next| next.0.store(job.tasks, Ordering::Relaxed));
             lock(&self.panic).get_or_insert(panic);
         }
     }
