@@ -10,17 +10,17 @@
 
 // Mirrored by `Epilogue` in src/ops/linear/cuda.rs.
 struct Epilogue {
-    const float2* stats;   // (M, K/32) of the input; null: no LayerNorm
+    const float2* stats;   // (K/64, M, 2) of the input; null: no LayerNorm
     const float* colsum;   // (N) sums of the rounded weights' rows; with `stats`
     const float* bias;     // (N)
     float* residual;       // (M, N)
     void* y;               // E (M, N)
-    float2* y_stats;       // (M, N/32); with `y`
+    float2* y_stats;       // (N/64, M, 2); with `y`
     float* group;          // (B, tokens - prefix, N); rows of the product are B images of `tokens`
     const float* groups;   // (fuse, B, tokens - prefix, N), `group` one of them
     void* fused;           // E (B, tokens - prefix, N); null: no fusion
     float* fused_f32;      // the same, unrounded
-    float2* fused_stats;   // (B, tokens - prefix, N/32)
+    float2* fused_stats;   // (N/64, B * (tokens - prefix), 2)
     float eps;             // of the LayerNorm
     float share;           // what the sum of groups is multiplied with
     uint32_t gelu;         // 1: GELU
@@ -36,15 +36,15 @@ INLINE void store4(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
 INLINE float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 INLINE float4 operator*(float s, float4 a) { return {s * a.x, s * a.y, s * a.z, s * a.w}; }
 
-// x rounded to E at (row, column) of a matrix of n columns, and its statistics; all lanes of a warp call this together, eight
+// x rounded to E at (row, column) of a matrix of (m, n), and its statistics; all lanes of a warp call this together, eight
 // neighbours holding 32 columns; nothing is written unless `inside`.
 template <class E>
-INLINE void write_row(void* y, float2* stats, int row, int col, int n, float4 x, bool inside) {
+INLINE void write_row(void* y, float2* stats, int row, int col, int m, int n, float4 x, bool inside) {
     const typename E::Four four = E::four(x);
     if (inside) *reinterpret_cast<typename E::Four*>(static_cast<E*>(y) + size_t(row) * n + col) = four;
     if (stats) {
         const float2 s = stats_of(values<E>(four));
-        if (inside && threadIdx.x % 8 == 0) stats[(size_t(row) * n + col) / STATS_COLUMNS] = s;
+        if (inside && threadIdx.x % 8 == 0) stats[stats_at(row, col, m)] = s;
     }
 }
 
@@ -52,7 +52,7 @@ INLINE void write_row(void* y, float2* stats, int row, int col, int n, float4 x,
 INLINE void row_moments(const Epilogue& e, float2* moments, int row0, int count, int m, int k) {
     if (!e.stats) return;
     for (int r = threadIdx.x; r < count; r += blockDim.x)
-        moments[r] = merge_stats(e.stats + size_t(min(row0 + r, m - 1)) * (k / STATS_COLUMNS), k, e.eps);
+        moments[r] = merge_stats(e.stats, min(row0 + r, m - 1), m, k, e.eps);
 }
 
 // The columns that a lane keeps, four of them.
@@ -85,7 +85,7 @@ INLINE void emit(const Epilogue& e, int row, int col, int m, int n, float4 x) {
         x = load4(r) + x;
         store4(r, x);
     }
-    if (e.y) write_row<E>(e.y, e.y_stats, row, col, n, x, inside);
+    if (e.y) write_row<E>(e.y, e.y_stats, row, col, m, n, x, inside);
     if (e.group) {
         const uint32_t image = e.tokens == 1 ? row : __umulhi(row, e.magic), token = row - image * e.tokens;
         const bool patch = inside && token >= e.prefix;
@@ -104,7 +104,7 @@ INLINE void emit(const Epilogue& e, int row, int col, int m, int n, float4 x) {
                 }
             sum = e.share * sum;
             if (patch && e.fused_f32) store4(e.fused_f32 + at, sum);
-            write_row<E>(e.fused, e.fused_stats, to, col, n, sum, patch);
+            write_row<E>(e.fused, e.fused_stats, to, col, e.patches, n, sum, patch);
         }
     }
 }

@@ -1,7 +1,7 @@
 // patch_embed: x = patches * W^T + table, with the class and register rows in front, and what the first LayerNorm asks of x.
 //
 // Shapes   u8 crops (B, X, X, 3) or normalised f32 pictures (B, 3, X, X), 16-byte aligned; weight (C, 672); table (T, C); x, its
-//          copy (B, T, C); stats (B·T, C / 32); X = 14·side, T = prefix + side², C a multiple of 64.
+//          copy (B, T, C); stats (C / 64, B·T, 2); X = 14·side, T = prefix + side², C a multiple of 64.
 // Layout   row-major. K is (y, x, channel) for u8, (channel, y, x) for f32; what lies side by side in a picture, a line, is
 //          followed by zeros: 42 and 6, or 14 and 2. Prefix rows have no picture: their elements are zeros, so that x is the
 //          table's row.
@@ -159,7 +159,7 @@ struct PatchEmbed : Gemm<E, BM, BN, 64, WARPS_M, WARPS_N, STAGES> {
             if (!in) return;
             *reinterpret_cast<float4*>(p.x + at) = v;
             *reinterpret_cast<typename Out::Four*>(static_cast<Out*>(p.copy) + at) = out;
-            if (n % STATS_COLUMNS == 0) p.stats[at / STATS_COLUMNS] = s;
+            if (n % STATS_COLUMNS == 0) p.stats[stats_at(m, n, p.rows)] = s;
         });
     }
 

@@ -315,6 +315,12 @@ pub const MACHINES: [Machine; 3] = [
 /// Patches of a picture at 392 pixels.
 pub const PATCHES: usize = 784;
 
+/// Statistics of 32 columns as kernels lay them out, `(C/64, rows, 2)`, from `(rows, C/32)`.
+pub fn panels<T: Copy>(x: &[T], rows: usize) -> Vec<T> {
+    let width = x.len() / rows;
+    (0..x.len()).map(|i| x[i / 2 % rows * width + i / 2 / rows * 2 + i % 2]).collect()
+}
+
 /// `all` in a full run, else `few`.
 pub fn rows(all: usize, few: usize) -> usize {
     if full() { all } else { few }

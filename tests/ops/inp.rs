@@ -10,7 +10,7 @@ use inp_former::runtime::cuda::{Buffer, Gpu, Machine, Stream};
 use inp_former::runtime::{DType, Types};
 
 use crate::support::{
-    Checked, Guarded, MODELS, PATCHES, cpu, dtypes, gpu_with_kernels, rel_err, rows, uniform,
+    Checked, Guarded, MODELS, PATCHES, cpu, dtypes, gpu_with_kernels, panels, rel_err, rows, uniform,
 };
 
 pub const EPS: f32 = 1e-8;
@@ -117,9 +117,13 @@ impl On {
     /// Rows of features whose mean is not small, and their statistics.
     pub fn features(&self, name: &str, rows: usize, c: usize) -> (Held<u8>, Buffer<[f32; 2]>) {
         let x = self.elements(name, rows * c, 0.3, 1.5);
-        let stats: Vec<[f32; 2]> = x.host.chunks_exact(32).map(statistics).collect();
-        let on = self.gpu.upload(&stats).unwrap();
-        (x, on)
+        let stats = self.statistics(&x.host, c);
+        (x, stats)
+    }
+    /// Of rows of c columns.
+    pub fn statistics(&self, x: &[f64], c: usize) -> Buffer<[f32; 2]> {
+        let stats: Vec<[f32; 2]> = x.chunks_exact(32).map(statistics).collect();
+        self.gpu.upload(&panels(&stats, x.len() / c)).unwrap()
     }
     /// Weights `(n, k)` for a LayerNorm before them: rows without their mean; sums of the rounded rows.
     pub fn centred(&self, name: &str, n: usize, k: usize, half: f64) -> (Held<u8>, Held<f32>) {

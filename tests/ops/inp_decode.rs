@@ -9,7 +9,7 @@ use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 
 use crate::ops::inp::{EPS, Held, On, as_good, dense, gelu, shape, statistics};
-use crate::support::{MACHINES, clean, close, uniform, variants};
+use crate::support::{MACHINES, clean, close, panels, uniform, variants};
 
 struct Case {
     s: Shape,
@@ -206,7 +206,10 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
             as_good(&mut checked, "z", &on, &z, &naive, &want);
             close(&what, &floats(&got[2]), &want, 2e-6);
             let (mean, m2): (Vec<f32>, Vec<f32>) =
-                z.chunks_exact(32).map(statistics).map(|[a, b]| (a, b)).unzip();
+                panels(&z.chunks_exact(32).map(statistics).collect::<Vec<_>>(), s.batch * s.tokens)
+                    .into_iter()
+                    .map(|[a, b]| (a, b))
+                    .unzip();
             let part = |i: usize| floats(&got[1]).into_iter().skip(i).step_by(2).collect::<Vec<_>>();
             close(&format!("{what} mean"), &part(0), &mean, 1e-6);
             close(&format!("{what} M2"), &part(1), &m2, 1e-5);
@@ -220,8 +223,14 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
                 assert!(floats(&added[2]) == both && added[..2] == got[..2], "{what} {variant}, added");
             }
             for i in 0..if s.batch > 1 { s.batch } else { 0 } {
-                for (one, all) in case.image(&on, i).fc2(&on, VARIANTS[0].name, None).iter().zip(&got) {
-                    assert!(one == &all[i * one.len()..][..one.len()], "{what} image {i}");
+                let one = case.image(&on, i).fc2(&on, VARIANTS[0].name, None);
+                // Of a panel's statistics, an image's are side by side.
+                for (part, panels) in [(0, 1), (1, s.channels / 64), (2, 1)] {
+                    let (one, all) = (&one[part], &got[part]);
+                    let [mine, whole] = [one, all].map(|x| x.len() / panels);
+                    for (one, all) in one.chunks_exact(mine).zip(all.chunks_exact(whole)) {
+                        assert!(one == &all[i * mine..][..mine], "{what} image {i}");
+                    }
                 }
             }
         }

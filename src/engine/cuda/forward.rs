@@ -33,7 +33,7 @@ pub const STEMS: [&str; 8] = [
 struct Rows {
     /// `(rows, C)` of the element type.
     x: Buffer<u8>,
-    /// `(rows, C/32)`.
+    /// `(C/64, rows, 2)`.
     stats: Buffer<[f32; 2]>,
 }
 

@@ -67,7 +67,7 @@ pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Resu
     pick(OP, m, &candidates(dtype, m, s), asked)
 }
 
-/// z `(B·N, C)` of the element type with its rows' statistics `(B·N, C/32)`, keys `(B, H, P, 64)` of the block → out:
+/// z `(B·N, C)` of the element type with its rows' statistics `(C/64, B·N, 2)`, keys `(B, H, P, 64)` of the block → out:
 /// coefficients `(B·N, HPK)` of the element type, pads zero, assigned.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take, an unknown variant; launches that fail.

@@ -33,7 +33,7 @@ pub struct Weights<'a> {
 pub struct Output<'a> {
     /// `(B·N, C)` of the element type.
     pub z: &'a Buffer<u8>,
-    /// Statistics of its rounded rows `(B·N, C/32)`.
+    /// Statistics of its rounded rows `(C/64, B·N, 2)`.
     pub stats: &'a Buffer<[f32; 2]>,
     /// The group's sum `(B, N, C)`.
     pub sum: &'a Buffer<f32>,

@@ -187,7 +187,7 @@ pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Resu
     pick("inp_extract", m, &candidates(dtype, s), asked)
 }
 
-/// f `(B·N, C)` and the statistics of its rows `(B·N, C/32)` → out: I `(B, P, C)`, assigned. f and query_key are of the
+/// f `(B·N, C)` and the statistics of its rows `(C/64, B·N, 2)` → out: I `(B, P, C)`, assigned. f and query_key are of the
 /// outputs' type, the other weights and what they are multiplied with of the operands'.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.

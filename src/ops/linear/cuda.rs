@@ -107,7 +107,7 @@ pub const VARIANTS: [Tile; 7] = [
     tile("128x64x64", [128, 64, 128], 3, [2, 2], 160),
     tile("64x128x64", [64, 128, 128], 3, [2, 2], 160),
     tile("64x64x64", [64, 64, 128], 3, [2, 2], 96),
-    tile("32x64x64", [32, 64, 128], 4, [2, 2], 64),
+    tile("32x64x64", [32, 64, 128], 4, [2, 2], 72),
 ];
 
 /// Bytes of shared memory of a block: the stages, then mean and deviation of the rows.

@@ -63,7 +63,7 @@ pub struct Output<'a> {
     pub x: &'a Buffer<f32>,
     /// The same, of the outputs' type.
     pub copy: &'a Buffer<u8>,
-    /// Mean and sum of squared differences from it of every 32 columns of the copy, `(B·T, C/32)`.
+    /// Mean and sum of squared differences from it of every 32 columns of the copy, `(C/64, B·T, 2)`.
     pub stats: &'a Buffer<[f32; 2]>,
 }
 

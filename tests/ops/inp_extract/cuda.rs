@@ -2,7 +2,6 @@
 
 use inp_former::ops::inp_extract::cuda::{Shape, VARIANTS, Weights, Workspace, choose, forward};
 use inp_former::runtime::DType;
-use inp_former::runtime::cuda::Buffer;
 
 use crate::ops::inp::{EPS, Held, On, as_good, dense, gelu, moments, normal, shape};
 use crate::support::{clean, variants};
@@ -10,7 +9,6 @@ use crate::support::{clean, variants};
 struct Case {
     s: Shape,
     f: Held<u8>,
-    stats: Buffer<[f32; 2]>,
     query_key: Held<u8>,
     colsum: Held<f32>,
     elements: [Held<u8>; 4],
@@ -22,7 +20,7 @@ impl Case {
         let (c, hp) = (s.channels, s.heads * s.prototypes);
         let root = (3.0 / c as f64).sqrt();
         let pool = on.of_outputs();
-        let (f, stats) = pool.features("f", s.batch * s.tokens, c);
+        let (f, _) = pool.features("f", s.batch * s.tokens, c);
         let (query_key, _) = pool.centred("qk", hp, c, 1.5 * root);
         let mut padded = query_key.host;
         padded.resize(s.padded() * c, 0.0);
@@ -42,7 +40,6 @@ impl Case {
             ],
             s,
             f,
-            stats,
             query_key,
         }
     }
@@ -69,7 +66,7 @@ impl Case {
         let (n, c, e) = (self.s.tokens, self.s.channels, on.dtype.bytes());
         let s = Shape { batch, ..self.s };
         let f = self.f.on.part(first * n * c * e, batch * n * c * e).unwrap();
-        let stats = self.stats.part(first * n * c / 32, batch * n * c / 32).unwrap();
+        let stats = on.statistics(&self.f.host[first * n * c..][..batch * n * c], c);
         let out = on.output::<f32>(batch * s.prototypes * c);
         let work = on.gpu.arena(|a| Ok(Workspace::new(a, on.dtype, &s))).unwrap();
         let w = self.weights();

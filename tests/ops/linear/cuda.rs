@@ -3,7 +3,7 @@
 
 use bytemuck::Pod;
 use inp_former::ops::linear::cuda::{self, Epilogue, Fused, Groups, Norm, Output, Shape, VARIANTS};
-use inp_former::runtime::cuda::{Buffer, Gpu, Machine};
+use inp_former::runtime::cuda::{Buffer, Gpu, Machine, emulated_report};
 use inp_former::runtime::{DType, Elem};
 
 use crate::support::*;
@@ -156,8 +156,8 @@ fn run(gpu: &Gpu, dtype: DType, variant: &str, c: &Case, d: &Data) -> Bits {
     let colsum: Vec<f32> =
         d.w.chunks_exact(k).map(|w| w.iter().map(|w| *w as f64).sum::<f64>() as f32).collect();
     let (x, w) = (Banded::of(gpu, &dtype.encode(&d.x)), Banded::of(gpu, &dtype.encode(&d.w)));
-    let (bias, colsum, of_x) =
-        (Banded::of(gpu, &d.bias), Banded::of(gpu, &colsum), Banded::of(gpu, &stats(&d.x)));
+    let of_x = if c.norm { panels(&stats(&d.x), m) } else { Vec::new() };
+    let (bias, colsum, of_x) = (Banded::of(gpu, &d.bias), Banded::of(gpu, &colsum), Banded::of(gpu, &of_x));
     let (residual, sums) = (Banded::of(gpu, &d.residual), Banded::of(gpu, &d.sums));
     let y = Banded::<u8>::new(gpu, m * n * dtype.bytes(), None);
     let y_stats = Banded::<[f32; 2]>::new(gpu, m * n / 32, None);
@@ -229,7 +229,8 @@ fn check(gpu: &Gpu, dtype: DType, c: &Case, variants: &[&str]) -> Vec<u8> {
     assert_eq!(unrounded, fused, "{what}: the unrounded fusion");
     if c.stats {
         for (got, of) in [(&first.1, &y), (&first.5, &fused)] {
-            close(&format!("{what}: statistics"), got.as_flattened(), stats(of).as_flattened(), 1e-5);
+            let want = panels(&stats(of), (of.len() / c.mnk[1]).max(1));
+            close(&format!("{what}: statistics"), got.as_flattened(), want.as_flattened(), 1e-5);
         }
     }
     first.0
@@ -264,6 +265,36 @@ fn every_tile_at_its_edges() {
         }
     }
     clean(&gpu);
+}
+
+/// A block reads the statistics of its rows besides, 8 bytes of every 32 columns, and no byte around them.
+#[test]
+fn statistics_are_read_in_whole_sectors() {
+    let Some(gpu) = gpu_with_kernels().filter(Gpu::is_emulated) else { return };
+    if !again("ops::linear::cuda::statistics_are_read_in_whole_sectors", &[("INP_EMULATED_COUNT", "1")]) {
+        return;
+    }
+    let (dtype, columns) = (DType::Bf16, 256);
+    for v in &VARIANTS {
+        let more = |rows: usize, few: usize, many: usize| {
+            let [few, many] = [few, many].map(|k| {
+                let [with, without] = [true, false].map(|norm| {
+                    let case = Case { mnk: [rows, columns, k], norm, ..Case::default() };
+                    run(&gpu, dtype, v.name, &case, &case.data(dtype));
+                    let report = emulated_report().unwrap();
+                    report["launches"].as_array().unwrap().last().unwrap()["counters"]["sectors"]
+                        .as_u64()
+                        .unwrap()
+                });
+                with - without
+            });
+            (many - few) as usize
+        };
+        let blocks = columns / v.columns;
+        assert_eq!(more(256, 64, 640), blocks * 256 * (640 - 64) / 32 * 8 / 32, "{}", v.name);
+        // Of an odd number of rows every second panel begins within a sector: one more for 16 at most.
+        assert!(more(255, 64, 640) <= blocks * 256 * (640 - 64) / 32 * 8 / 32 * 17 / 16, "{}", v.name);
+    }
 }
 
 #[test]

@@ -91,7 +91,10 @@ impl Case {
         Result {
             x: x.read(&stream).iter().map(|x| x.to_bits()).collect(),
             copy: copy.read(&stream),
-            stats: stats.read(&stream).iter().map(|x| x.map(f32::to_bits)).collect(),
+            stats: panels(&stats.read(&stream), s.channels / 64)
+                .iter()
+                .map(|x| x.map(f32::to_bits))
+                .collect(),
         }
     }
     /// `variants` agree to the bit and are as near as f32 sums can be; the copy is x rounded, and statistics are the copy's.

@@ -27,7 +27,7 @@ pub struct Epilogue<'a> {
 /// What LayerNorm needs beside the product: `rstd·(x·wᵀ − mean·colsum)`.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
-    /// Of x, as its writer left them ([`Output::stats`]), `(M, K/32)`.
+    /// Of x, as its writer left them ([`Output::stats`]), `(K/64, M, 2)`.
     pub stats: &'a Buffer<[f32; 2]>,
     /// Sums of the rows of the rounded weights, `(N)`.
     pub colsum: &'a Buffer<f32>,
@@ -40,7 +40,7 @@ pub struct Norm<'a> {
 pub struct Output<'a> {
     /// `(M, N)`.
     pub y: &'a Buffer<u8>,
-    /// Mean and sum of squared differences from it of every 32 columns of y, `(M, N/32)`.
+    /// Mean and sum of squared differences from it of every 32 columns of y, two of a row side by side: `(N/64, M, 2)`.
     pub stats: Option<&'a Buffer<[f32; 2]>>,
 }
 
