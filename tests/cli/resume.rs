@@ -87,7 +87,8 @@ fn an_interrupted_calibration_leaves_a_whole_model() {
             place.command("quantise --model model.safetensors --good good --pictures 1000 --threads 1");
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(ms));
-        signal(&child, "INT");
+        // INT is ignored by what a script started in the background.
+        signal(&child, "TERM");
         let ran = Ran::new(child.wait_with_output().unwrap());
         if ran.code.is_none() {
             interrupted += 1;
