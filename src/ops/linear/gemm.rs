@@ -457,7 +457,9 @@ impl<X: Operand> Task<'_, X> {
             for r in 0..rows {
                 let at = (self.part * m + i + r) * n + j;
                 for o in (0..cols).step_by(l) {
-                    let (x, w, at): (Sums<P>, _, _) = (s.load(x.add(r * nr + o)), l.min(cols - o), at + o);
+                    let (w, x, at) = (l.min(cols - o), x.add(r * nr + o), at + o);
+                    // Nothing was written past the columns.
+                    let x: Sums<P> = if w == l { s.load(x) } else { s.load_n(x, w) };
                     match self.job.end {
                         End::Store(_) => {}
                         End::Gelu { y, slope } => {
