@@ -116,10 +116,12 @@ INLINE float block_max(float x, float* scratch) {
 }
 
 // ---- Row statistics: of every 32 columns of a row (mean, sum of squared differences from it), of the rounded elements.
-// (columns / 64, rows, 2): a lane takes the 16 bytes of one row and its neighbours those beside them, whole sectors.
+// (columns / 64, rows, 2), rows rounded up to even: a lane takes the 16 bytes of one row and its neighbours those beside
+// them, and every panel begins with a sector.
 constexpr int STATS_COLUMNS = 32;
+INLINE uint32_t stats_rows(uint32_t rows) { return (rows + 1) / 2 * 2; }
 INLINE uint32_t stats_at(uint32_t row, uint32_t column, uint32_t rows) {
-    return (column / (2 * STATS_COLUMNS) * rows + row) * 2 + column / STATS_COLUMNS % 2;
+    return (column / (2 * STATS_COLUMNS) * stats_rows(rows) + row) * 2 + column / STATS_COLUMNS % 2;
 }
 // Of 32 columns that 8 neighbouring lanes hold, four each.
 INLINE float2 stats_of(float4 x) {
@@ -130,7 +132,7 @@ INLINE float2 stats_of(float4 x) {
 // Mean and 1/deviation of a row from its statistics, merged in ascending order (Chan's formula; `columns` a multiple of 64).
 INLINE float2 merge_stats(const float2* stats, int row, int rows, int columns, float eps) {
     constexpr int BATCH = 8;  // accesses under way together: of two statistics each
-    const int pairs = columns / (2 * STATS_COLUMNS);
+    const int pairs = columns / (2 * STATS_COLUMNS), step = 2 * int(stats_rows(rows));
     stats += 2 * row;
     float mean = 0.f, m2 = 0.f, before = 0.f;
     const auto merge = [&](float more, float more_m2) {
@@ -143,7 +145,7 @@ INLINE float2 merge_stats(const float2* stats, int row, int rows, int columns, f
         float4 two[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++)
-            if (at + i < pairs) two[i] = load16<float4>(stats + 2 * (at + i) * rows);
+            if (at + i < pairs) two[i] = load16<float4>(stats + (at + i) * step);
 #pragma unroll
         for (int i = 0; i < BATCH; i++)
             if (at + i < pairs) merge(two[i].x, two[i].y), merge(two[i].z, two[i].w);

@@ -10,17 +10,17 @@
 
 // Mirrored by `Epilogue` in src/ops/linear/cuda.rs.
 struct Epilogue {
-    const float2* stats;   // (K/64, M, 2) of the input; null: no LayerNorm
+    const float2* stats;   // of the input, see stats_at in common.cuh; null: no LayerNorm
     const float* colsum;   // (N) sums of the rounded weights' rows; with `stats`
     const float* bias;     // (N)
     float* residual;       // (M, N)
     void* y;               // E (M, N)
-    float2* y_stats;       // (N/64, M, 2); with `y`
+    float2* y_stats;       // with `y`
     float* group;          // (B, tokens - prefix, N); rows of the product are B images of `tokens`
     const float* groups;   // (fuse, B, tokens - prefix, N), `group` one of them
     void* fused;           // E (B, tokens - prefix, N); null: no fusion
     float* fused_f32;      // the same, unrounded
-    float2* fused_stats;   // (N/64, B * (tokens - prefix), 2)
+    float2* fused_stats;   // of B * (tokens - prefix) rows
     float eps;             // of the LayerNorm
     float share;           // what the sum of groups is multiplied with
     uint32_t gelu;         // 1: GELU

@@ -1,6 +1,6 @@
 // The decoder's attention to the prototypes, down to its coefficients: per head q = LN(z) Wq' + bias, then
 // coef = relu(q . key) / max(|q|, 1e-12) with keys of length learn_scale. q never leaves the registers.
-// Shapes: z (B N, C) E with row statistics (C/64, B N, 2) {mean, M2}; w (C, C) E, gain in, centred; colsum (C) of the rounded w;
+// Shapes: z (B N, C) E with row statistics {mean, M2}; w (C, C) E, gain in, centred; colsum (C) of the rounded w;
 //   bias (C) f32; keys (B, H, P, 64) f32 → coef (B N, HPK) E, column h P + p. HPK: H P rounded up to 16; D = 64.
 // Layout: row-major. Dtype: bf16, f16, tf32; sums f32, q and dots f32.
 // Writes: all of coef, pads as zeros; assigned.

@@ -3,7 +3,7 @@
 //   fc2  z = [hidden, coef] [W2, VW]' + bias: both products in the same accumulators
 // Shapes: coef (B, N, HPK) E; va (B, 4C, HPK), vw (B, C, HPK), gram (B, 2 HPK, HPK) E, gram_scale (B, HPK) {scale, bias} of the
 //   block from inp_factors; scaled, shift (4C) f32; w (C, 4C) E; bias (C) f32 → hidden (B, N, 4C) E; z (B N, C) E with
-//   row statistics (C/64, B N, 2) {mean, M2} of the rounded z; sum (B, N, C) f32, the block's group sum.
+//   row statistics {mean, M2} of the rounded z; sum (B, N, C) f32, the block's group sum.
 // Layout: row-major; rows of an image are not mixed with another's, whose factors differ.
 // Dtype: bf16, f16, tf32; sums f32; the variance f32 from a Gram matrix in two elements.
 // Writes: hidden, z, stats assigned; sum assigned, or added to when `accumulate`.

@@ -3,7 +3,7 @@
 //   pool    scores = LN(f) QK', softmax over the N tokens, pooled = sum of softmax * LN(f): of 64 tokens at a time
 //   value   pooled parts merged in order, then each head's value weights
 //   proj    projection + P0;  fc1: LN, MLP's first layer, GELU;  fc2: second layer + residual → I
-// Shapes: f (B N, C) E with row statistics (C/64, B N, 2) {mean, M2}; QK (HPK, C) E: row h P + p, rows from H P on zero, scaled
+// Shapes: f (B N, C) E with row statistics {mean, M2}; QK (HPK, C) E: row h P + p, rows from H P on zero, scaled
 //   by log2(e) / sqrt(D), gains in, centred; colsum (HPK) of the rounded QK; value_w, proj_w (C, C), fc1_w (4C, C),
 //   fc2_w (C, 4C) E; biases and prototypes (P, C) f32; I (B, P, C) f32. HPK: H P rounded up to 16. D = 64.
 // Layout: row-major. Dtype: bf16, f16, tf32; sums f32.

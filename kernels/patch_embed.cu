@@ -1,7 +1,7 @@
 // patch_embed: x = patches * W^T + table, with the class and register rows in front, and what the first LayerNorm asks of x.
 //
 // Shapes   u8 crops (B, X, X, 3) or normalised f32 pictures (B, 3, X, X), 16-byte aligned; weight (C, 672); table (T, C); x, its
-//          copy (B, T, C); stats (C / 64, B·T, 2); X = 14·side, T = prefix + side², C a multiple of 64.
+//          copy (B, T, C); stats of its rows; X = 14·side, T = prefix + side², C a multiple of 64.
 // Layout   row-major. K is (y, x, channel) for u8, (channel, y, x) for f32; what lies side by side in a picture, a line, is
 //          followed by zeros: 42 and 6, or 14 and 2. Prefix rows have no picture: their elements are zeros, so that x is the
 //          table's row.

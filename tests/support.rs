@@ -315,10 +315,21 @@ pub const MACHINES: [Machine; 3] = [
 /// Patches of a picture at 392 pixels.
 pub const PATCHES: usize = 784;
 
-/// Statistics of 32 columns as kernels lay them out, `(C/64, rows, 2)`, from `(rows, C/32)`.
-pub fn panels<T: Copy>(x: &[T], rows: usize) -> Vec<T> {
-    let width = x.len() / rows;
-    (0..x.len()).map(|i| x[i / 2 % rows * width + i / 2 / rows * 2 + i % 2]).collect()
+/// Statistics of 32 columns as kernels lay them out, `(C/64, rows rounded up to even, 2)`, from `(rows, C/32)`; NaN where no
+/// row is.
+pub fn panels(x: &[[f32; 2]], rows: usize) -> Vec<[f32; 2]> {
+    let (width, even) = (x.len() / rows, rows.next_multiple_of(2));
+    let at = |row, column| if row < rows { x[row * width + column] } else { [f32::NAN; 2] };
+    (0..even * width).map(|i| at(i / 2 % even, i / 2 / even * 2 + i % 2)).collect()
+}
+/// `(rows, C/32)` from what a kernel wrote, which must be nothing where no row is.
+pub fn from_panels(x: &[[f32; 2]], rows: usize) -> Vec<[f32; 2]> {
+    let even = rows.next_multiple_of(2);
+    let width = x.len() / even.max(1);
+    let at = |row, column| x[(column / 2 * even + row) * 2 + column % 2];
+    (0..width)
+        .for_each(|c| assert!(rows == even || at(rows, c)[0].is_nan(), "statistics of row {rows} of {rows}"));
+    (0..rows * width).map(|i| at(i / width, i % width)).collect()
 }
 
 /// `all` in a full run, else `few`.

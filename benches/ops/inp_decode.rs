@@ -1,6 +1,7 @@
 //! `inp_decode`: the MLP of one decoder block of ViT-S and of ViT-B, one picture and 32. GPU only.
 
 use inp_former::ops::inp_decode::cuda::{Output, VARIANTS, Weights, choose_fc1, fc1, fc2};
+use inp_former::ops::linear::cuda as linear;
 
 use crate::gpu;
 use crate::ops::{inp::EPS, inp_cases};
@@ -32,7 +33,8 @@ pub fn all(c: &mut criterion::Criterion) {
         let flop = Work::Flop((8 * rows * n * hpk) as f64);
         gpu::time(c, "inp_decode", &on.case(&s, &format!("fc1 {split}")), &on.gpu, flop, first);
         let z = on.gpu.zeros::<u8>(rows * n * on.dtype.bytes()).unwrap();
-        let (stats, sum) = (on.gpu.zeros(rows * n / 32).unwrap(), on.gpu.zeros::<f32>(rows * n).unwrap());
+        let (stats, sum) =
+            (on.gpu.zeros(linear::statistics(rows, n)).unwrap(), on.gpu.zeros::<f32>(rows * n).unwrap());
         let out = Output { z: &z, stats: &stats, sum: &sum, accumulate: false };
         let mut same = None;
         for variant in VARIANTS.map(|v| v.name) {

@@ -60,8 +60,8 @@ fn on_gpu(c: &mut criterion::Criterion) {
         let x = gpu.upload(&values("x", m * k, 1.0)).unwrap();
         let w = gpu.upload(&values("w", n * k, (3.0 / k as f64).sqrt())).unwrap();
         let (bias, zeros) = (gpu.upload(&random("b", &[n]).data).unwrap(), gpu.zeros::<f32>(n).unwrap());
-        let of_x = gpu.upload(&vec![[0.0, 32.0 / 3.0]; m * k / 32]).unwrap();
-        let (y, y_stats) = (gpu.zeros(m * n * 2).unwrap(), gpu.zeros(m * n / 32).unwrap());
+        let of_x = gpu.upload(&vec![[0.0, 32.0 / 3.0]; cuda::statistics(m, k)]).unwrap();
+        let (y, y_stats) = (gpu.zeros(m * n * 2).unwrap(), gpu.zeros(cuda::statistics(m, n)).unwrap());
         let residual = gpu.zeros::<f32>(m * n).unwrap();
         let wide = n > k;
         let epilogue = cuda::Epilogue {

@@ -1,5 +1,6 @@
 //! `patch_embed`: ViT-B's first layer at 392 px and its position embedding from 37 x 37.
 
+use inp_former::ops::linear::cuda as linear;
 use inp_former::ops::patch_embed::{cuda, forward, pos_embed};
 use inp_former::runtime::DType;
 
@@ -41,7 +42,7 @@ fn on_gpu(c: &mut criterion::Criterion) {
         let values = random("table", &[s.tokens(), channels]).data;
         let table = gpu.upload(&values).unwrap();
         let (x, copy) = (gpu.zeros::<f32>(n).unwrap(), gpu.zeros::<u8>(2 * n).unwrap());
-        let stats = gpu.zeros(n / 32).unwrap();
+        let stats = gpu.zeros(linear::statistics(n / s.channels, s.channels)).unwrap();
         let out = cuda::Output { x: &x, copy: &copy, stats: &stats };
         for variant in cuda::VARIANTS.map(|v| v.name) {
             let run = |stream: &_| {

@@ -5,11 +5,12 @@ mod train;
 use inp_former::ops::inp_decode::cuda::{
     Output, SPLITS, Shape, VARIANTS, Weights, choose, choose_fc1, fc1, fc2,
 };
+use inp_former::ops::linear::cuda as linear;
 use inp_former::runtime::DType;
 use inp_former::runtime::cuda::Buffer;
 
 use crate::ops::inp::{EPS, Held, On, as_good, dense, gelu, shape, statistics};
-use crate::support::{MACHINES, clean, close, panels, uniform, variants};
+use crate::support::{MACHINES, clean, close, from_panels, uniform, variants};
 
 struct Case {
     s: Shape,
@@ -120,14 +121,19 @@ impl Case {
     fn fc2(&self, on: &On, variant: &str, sum: Option<&[f32]>) -> [Vec<u8>; 3] {
         let s = &self.s;
         let n = s.batch * s.tokens * s.channels;
-        let (z, stats, group) = (on.output_elements(n), on.output(n / 32), on.output(n));
+        let (z, stats, group) = (
+            on.output_elements(n),
+            on.output(linear::statistics(s.batch * s.tokens, s.channels)),
+            on.output(n),
+        );
         if let Some(x) = sum {
             group.inner.upload(&on.stream, x).unwrap();
         }
         let out = Output { z: &z.inner, stats: &stats.inner, sum: &group.inner, accumulate: sum.is_some() };
         let w = self.weights();
         fc2(&on.stream, on.dtype, variant, &out, &self.hidden.on, &self.coef.on, &w, s).unwrap();
-        [on.bytes(&z), on.bytes(&stats), on.bytes(&group)]
+        let stats = from_panels(&stats.read(&on.stream), s.batch * s.tokens);
+        [on.bytes(&z), bytemuck::cast_slice(&stats).to_vec(), on.bytes(&group)]
     }
     fn fc1_reference(&self, round: &dyn Fn(f64) -> f64) -> Vec<f64> {
         let (s, hpk, width) = (&self.s, self.s.padded(), 4 * self.s.channels);
@@ -206,10 +212,7 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
             as_good(&mut checked, "z", &on, &z, &naive, &want);
             close(&what, &floats(&got[2]), &want, 2e-6);
             let (mean, m2): (Vec<f32>, Vec<f32>) =
-                panels(&z.chunks_exact(32).map(statistics).collect::<Vec<_>>(), s.batch * s.tokens)
-                    .into_iter()
-                    .map(|[a, b]| (a, b))
-                    .unzip();
+                z.chunks_exact(32).map(statistics).map(|[a, b]| (a, b)).unzip();
             let part = |i: usize| floats(&got[1]).into_iter().skip(i).step_by(2).collect::<Vec<_>>();
             close(&format!("{what} mean"), &part(0), &mean, 1e-6);
             close(&format!("{what} M2"), &part(1), &m2, 1e-5);
@@ -224,13 +227,8 @@ fn fc2_matches_f64_with_the_same_bits_for_every_variant_and_batch() {
             }
             for i in 0..if s.batch > 1 { s.batch } else { 0 } {
                 let one = case.image(&on, i).fc2(&on, VARIANTS[0].name, None);
-                // Of a panel's statistics, an image's are side by side.
-                for (part, panels) in [(0, 1), (1, s.channels / 64), (2, 1)] {
-                    let (one, all) = (&one[part], &got[part]);
-                    let [mine, whole] = [one, all].map(|x| x.len() / panels);
-                    for (one, all) in one.chunks_exact(mine).zip(all.chunks_exact(whole)) {
-                        assert!(one == &all[i * mine..][..mine], "{what} image {i}");
-                    }
+                for (one, all) in one.iter().zip(&got) {
+                    assert!(one == &all[i * one.len()..][..one.len()], "{what} image {i}");
                 }
             }
         }

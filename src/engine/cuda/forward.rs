@@ -33,13 +33,13 @@ pub const STEMS: [&str; 8] = [
 struct Rows {
     /// `(rows, C)` of the element type.
     x: Buffer<u8>,
-    /// `(C/64, rows, 2)`.
+    /// As [`linear::statistics`] lays them out.
     stats: Buffer<[f32; 2]>,
 }
 
 impl Rows {
     fn new(arena: &mut Arena, dtype: DType, rows: usize, c: usize) -> Self {
-        Self { x: arena.take(rows * c * dtype.bytes()), stats: arena.take(rows * c / 32) }
+        Self { x: arena.take(rows * c * dtype.bytes()), stats: arena.take(linear::statistics(rows, c)) }
     }
     fn output(&self) -> Output<'_> {
         Output { y: &self.x, stats: Some(&self.stats) }

@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 pub use crate::ops::inp_extract::cuda::Shape;
+use crate::ops::linear::cuda::statistics;
 use crate::ops::linear::cuda::tile::{Tile, tile};
 use crate::runtime::DType;
 use crate::runtime::cuda::cost::{Candidate, Cost, pick};
@@ -67,7 +68,7 @@ pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Resu
     pick(OP, m, &candidates(dtype, m, s), asked)
 }
 
-/// z `(B·N, C)` of the element type with its rows' statistics `(C/64, B·N, 2)`, keys `(B, H, P, 64)` of the block → out:
+/// z `(B·N, C)` of the element type with its rows' [`statistics`], keys `(B, H, P, 64)` of the block → out:
 /// coefficients `(B·N, HPK)` of the element type, pads zero, assigned.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take, an unknown variant; launches that fail.
@@ -92,7 +93,7 @@ pub fn forward(
     let floats: [(_, &Buffer<f32>, _); 3] =
         [("keys", keys, s.batch * s.prototypes * c), ("colsum", w.colsum, c), ("bias", w.bias, c)];
     floats.iter().try_for_each(|(name, b, n)| b.expect(OP, name, *n))?;
-    stats.expect(OP, "stats", rows * c / 32)?;
+    stats.expect(OP, "stats", statistics(rows, c))?;
     let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Params {
         z: z.ptr(),

@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 pub use crate::ops::inp_extract::cuda::Shape;
+use crate::ops::linear::cuda::statistics;
 use crate::ops::linear::cuda::tile::{Tile, tile};
 use crate::runtime::DType;
 use crate::runtime::cuda::cost::{Candidate, Cost, named, pick};
@@ -33,7 +34,7 @@ pub struct Weights<'a> {
 pub struct Output<'a> {
     /// `(B·N, C)` of the element type.
     pub z: &'a Buffer<u8>,
-    /// Statistics of its rounded rows `(C/64, B·N, 2)`.
+    /// Of its rounded rows, laid out as [`statistics`] says.
     pub stats: &'a Buffer<[f32; 2]>,
     /// The group's sum `(B, N, C)`.
     pub sum: &'a Buffer<f32>,
@@ -215,7 +216,7 @@ pub fn fc2(
     elements.iter().try_for_each(|(name, b, n)| b.expect(OP, name, n * e))?;
     w.fc2_bias.expect(OP, "fc2_bias", c)?;
     out.sum.expect(OP, "sum", rows * c)?;
-    out.stats.expect(OP, "stats", rows * c / 32)?;
+    out.stats.expect(OP, "stats", statistics(rows, c))?;
     let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Fc2Params {
         hidden: hidden.ptr(),

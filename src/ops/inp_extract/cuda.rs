@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
+use crate::ops::linear::cuda::statistics;
 use crate::runtime::cuda::cost::{Candidate, Cost, named, pick};
 use crate::runtime::cuda::{Arena, Buffer, DevicePtr, Geometry, Machine, Stream, Work};
 use crate::runtime::{DType, Types};
@@ -187,7 +188,7 @@ pub fn choose(dtype: DType, m: &Machine, s: &Shape, asked: Option<&str>) -> Resu
     pick("inp_extract", m, &candidates(dtype, s), asked)
 }
 
-/// f `(B·N, C)` and the statistics of its rows `(C/64, B·N, 2)` → out: I `(B, P, C)`, assigned. f and query_key are of the
+/// f `(B·N, C)` and the [`statistics`] of its rows → out: I `(B, P, C)`, assigned. f and query_key are of the
 /// outputs' type, the other weights and what they are multiplied with of the operands'.
 ///
 /// Errors: sizes that do not fit together or that the kernels do not take; launches that fail.
@@ -232,7 +233,7 @@ pub fn forward(
         ("parts", &work.parts, s.batch * splits * hpk * c),
     ];
     floats.iter().try_for_each(|(name, b, n)| b.expect(OP, name, *n))?;
-    stats.expect(OP, "stats", tokens * c / 32)?;
+    stats.expect(OP, "stats", statistics(tokens, c))?;
     work.tops.expect(OP, "tops", s.batch * splits * hpk)?;
     let params = Params {
         f: f.ptr(),

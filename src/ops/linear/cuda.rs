@@ -5,7 +5,7 @@ pub(in crate::ops) mod tile;
 
 use bytemuck::{Pod, Zeroable};
 
-pub use epilogue::{Epilogue, Fused, Groups, Norm, Output};
+pub use epilogue::{Epilogue, Fused, Groups, Norm, Output, statistics};
 pub use tile::Tile;
 use tile::tile;
 

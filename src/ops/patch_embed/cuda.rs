@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::model::config::PATCH;
+use crate::ops::linear::cuda::statistics;
 use crate::ops::linear::cuda::tile::{Tile, tile};
 use crate::runtime::cuda::cost::{Candidate, Cost, pick};
 use crate::runtime::cuda::{Buffer, DevicePtr, Geometry, Machine, Stream, Work};
@@ -63,7 +64,7 @@ pub struct Output<'a> {
     pub x: &'a Buffer<f32>,
     /// The same, of the outputs' type.
     pub copy: &'a Buffer<u8>,
-    /// Mean and sum of squared differences from it of every 32 columns of the copy, `(C/64, B·T, 2)`.
+    /// Mean and sum of squared differences from it of every 32 columns of the copy, laid out as [`statistics`] says.
     pub stats: &'a Buffer<[f32; 2]>,
 }
 
@@ -154,7 +155,7 @@ pub fn forward(
     table.expect(OP, "table", s.tokens() * c)?;
     out.x.expect(OP, "x", rows * c)?;
     out.copy.expect(OP, "copy", rows * c * e)?;
-    out.stats.expect(OP, "stats", rows * c / 32)?;
+    out.stats.expect(OP, "stats", statistics(rows, c))?;
     let v = Tile::named(OP, &VARIANTS, variant)?;
     let params = Params {
         from,

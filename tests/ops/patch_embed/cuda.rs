@@ -1,5 +1,6 @@
 //! `patch_embed` on a GPU against f64 on the rounded inputs, every variant, around every tile and at the models' crops.
 
+use inp_former::ops::linear::cuda::statistics;
 use inp_former::ops::patch_embed::cuda::{Input, Output, Shape, VARIANTS, choose, forward, weights};
 use inp_former::runtime::cuda::{Gpu, Machine};
 use inp_former::runtime::{DType, Types};
@@ -84,14 +85,14 @@ impl Case {
         let table = gpu.upload(&self.table).unwrap();
         let x = Guarded::<f32>::new(gpu, n);
         let copy = Guarded::<u8>::new(gpu, n * self.copy.bytes());
-        let stats = Guarded::<[f32; 2]>::new(gpu, n / 32);
+        let stats = Guarded::<[f32; 2]>::new(gpu, statistics(s.batch * s.tokens(), s.channels));
         let out = Output { x: &x.inner, copy: &copy.inner, stats: &stats.inner };
         let types = Types { operands: self.dtype, outputs: self.copy };
         forward(&stream, types, variant, &out, input, &weight, &table, s).unwrap();
         Result {
             x: x.read(&stream).iter().map(|x| x.to_bits()).collect(),
             copy: copy.read(&stream),
-            stats: panels(&stats.read(&stream), s.channels / 64)
+            stats: from_panels(&stats.read(&stream), s.batch * s.tokens())
                 .iter()
                 .map(|x| x.map(f32::to_bits))
                 .collect(),

@@ -27,7 +27,7 @@ pub struct Epilogue<'a> {
 /// What LayerNorm needs beside the product: `rstd·(x·wᵀ − mean·colsum)`.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
-    /// Of x, as its writer left them ([`Output::stats`]), `(K/64, M, 2)`.
+    /// Of x, as its writer left them ([`Output::stats`]).
     pub stats: &'a Buffer<[f32; 2]>,
     /// Sums of the rows of the rounded weights, `(N)`.
     pub colsum: &'a Buffer<f32>,
@@ -35,12 +35,18 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
+/// Pairs of floats that the statistics of a `(rows, C)` matrix take: `(C/64, rows, 2)`, rows rounded up to even so that every
+/// panel begins with a sector of 32 bytes; what an odd number of rows leaves over is neither written nor read.
+pub fn statistics(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(2) * columns / 32
+}
+
 /// A matrix of the element type, assigned.
 #[derive(Clone, Copy)]
 pub struct Output<'a> {
     /// `(M, N)`.
     pub y: &'a Buffer<u8>,
-    /// Mean and sum of squared differences from it of every 32 columns of y, two of a row side by side: `(N/64, M, 2)`.
+    /// Mean and sum of squared differences from it of every 32 columns of y, laid out as [`statistics`] says.
     pub stats: Option<&'a Buffer<[f32; 2]>>,
 }
 
@@ -105,7 +111,7 @@ impl Epilogue<'_> {
         let mut raw = Raw::zeroed();
         if let Some(n) = &self.norm {
             whole("norm", s.inputs)?;
-            n.stats.expect(OP, "stats", s.rows * s.inputs / 32)?;
+            n.stats.expect(OP, "stats", statistics(s.rows, s.inputs))?;
             n.colsum.expect(OP, "colsum", s.outputs)?;
             (raw.stats, raw.colsum, raw.eps) = (n.stats.ptr(), n.colsum.ptr(), n.eps);
         }
@@ -133,7 +139,7 @@ impl Output<'_> {
         self.y.expect(OP, "y", rows * columns * dtype.bytes())?;
         let Some(stats) = self.stats else { return Ok((self.y.ptr(), DevicePtr::NULL)) };
         whole("y_stats", columns)?;
-        stats.expect(OP, "y_stats", rows * columns / 32)?;
+        stats.expect(OP, "y_stats", statistics(rows, columns))?;
         Ok((self.y.ptr(), stats.ptr()))
     }
 }
