@@ -196,7 +196,8 @@ pub fn keep_freed_memory() {
     // SAFETY: mallopt only sets parameters of malloc and may be called at any time.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        // Never: the largest number would still mean 2 GB, which large batches free in every step.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
         // The heaps of further threads are small and given back whole.
         libc::mallopt(libc::M_ARENA_MAX, 1);
