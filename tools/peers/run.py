@@ -305,7 +305,7 @@ def machine():
 def main():
     a = argparse.ArgumentParser(prog="tools/compare", description="Measure us and the peers in one interleaved run.")
     a.add_argument("--quick", action="store_true", help="batch 1, f32, three peers")
-    a.add_argument("--arch", default="small,base", help="small, base or both")
+    a.add_argument("--arch", default="small,base", help="comma-separated: small, base [default: %(default)s]")
     a.add_argument("--batch", help="batch sizes [default: 1,8; quick: 1]")
     a.add_argument("--peers", help="comma-separated names instead of all: " + " ".join(FULL))
     a.add_argument("--threads", type=int, default=2)
@@ -321,13 +321,15 @@ def main():
         sys.exit(subprocess.run(script("reference.py")).returncode)
     clean_environment()
     data, archs = ROOT / "target/compare/data", o.arch.split(",")
+    if unknown := set(archs) - {"small", "base"}:
+        a.error(f"--arch: unknown: {', '.join(sorted(unknown))}")
     if o.train:
         o.out.mkdir(parents=True, exist_ok=True)
         return compare_training(o, archs, data)
     batches = [int(b) for b in (o.batch or ("1" if o.quick else "1,8")).split(",")]
     peers = o.peers.split(",") if o.peers else QUICK if o.quick else FULL
-    if unknown := set(peers) - set(FULL) or set(archs) - {"small", "base"}:
-        a.error(f"unknown: {', '.join(sorted(unknown))}")
+    if unknown := set(peers) - set(FULL):
+        a.error(f"--peers: unknown: {', '.join(sorted(unknown))}")
     seconds = o.seconds or (15 if o.quick else 30)
     o.out.mkdir(parents=True, exist_ok=True)
     for arch in archs:
