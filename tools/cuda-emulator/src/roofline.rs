@@ -1,7 +1,8 @@
 //! What counters say about a GPU: theoretical occupancy, and a *predicted* time from a roofline. Neither is a measurement.
 //!
 //! Each resource of the GPU would need some time for what was counted; the longest is the bound. A multiprocessor's own
-//! resources are shared out by whole blocks: of 133 blocks on 132 multiprocessors one waits for a second turn. Nothing is
+//! resources are shared out by whole blocks: of 133 blocks on 132 multiprocessors one waits for a second turn; and each of its
+//! quarters computes for warps of its own: two warps keep half of it busy. Nothing is
 //! assumed about latency, caches or clocks under load, so most kernels are slower than that.
 
 use crate::count::{Summary, tensor};
@@ -11,7 +12,9 @@ use crate::gpu::Gpu;
 pub const RESERVED_SHARED: u64 = 1024;
 /// Time that a launch takes whatever it does, µs: an assumption, what a small kernel in a graph takes on recent GPUs.
 pub const LAUNCH_US: f64 = 1.5;
-/// Warp instructions that a multiprocessor issues in a clock (four schedulers).
+/// Parts of a multiprocessor: each has schedulers, lanes and a tensor core for its own warps.
+const QUARTERS: f64 = 4.0;
+/// Warp instructions that a multiprocessor issues in a clock, one a quarter.
 const ISSUE: f64 = 4.0;
 /// Bytes that a multiprocessor gets from L2 in a clock.
 const L2_PORT: f64 = 64.0;
@@ -62,21 +65,23 @@ pub fn predict(
     let all = f64::from(gpu.multiprocessors);
     // Multiprocessors that would be busy if the one with most blocks set the pace.
     let busy = blocks / (blocks / all).ceil();
+    let threads = block.iter().fold(1u32, |a, b| a.saturating_mul(*b));
+    let held = (blocks / all).ceil().min(f64::from(resident(gpu, registers, shared, threads).max(1)));
+    let quarters = busy * (held * f64::from(threads.div_ceil(32)) / QUARTERS).min(1.0);
     let clock = f64::from(gpu.clock) * 1e-3; // per µs
     let class = |names: &[&str]| names.iter().filter_map(|n| counters.classes.get(*n)).sum::<u64>() as f64;
-    let lanes = |names: &[&str], lanes: f64| class(names) * 32.0 / (lanes * clock * busy);
-    let threads = block.iter().fold(1u32, |a, b| a.saturating_mul(*b));
+    let lanes = |names: &[&str], lanes: f64| class(names) * 32.0 / (lanes * clock * quarters);
     // Bytes over GB/s are ns.
     let dram = (counters.unique_read + counters.unique_written) as f64 / (gpu.bandwidth * 1e3);
     let mut times = [
-        ("tensor cores", tensor_us(gpu, counters) * all / busy),
-        ("issue slots", counters.instructions as f64 / (ISSUE * clock * busy)),
+        ("tensor cores", tensor_us(gpu, counters) * all / quarters),
+        ("issue slots", counters.instructions as f64 / (ISSUE * clock * quarters)),
         ("fp32", lanes(&["Float", "Half"], f64::from(gpu.fp32_lanes))),
         ("fp64", lanes(&["Double"], f64::from(gpu.fp64_lanes))),
         ("integer", lanes(&["Integer", "Compare"], f64::from(gpu.int32_lanes))),
         ("special functions", lanes(&["Special"], SPECIAL)),
         ("conversions", lanes(&["Convert"], CONVERT)),
-        ("shuffles", lanes(&["WarpExchange"], EXCHANGE)),
+        ("shuffles", class(&["WarpExchange"]) * 32.0 / (EXCHANGE * clock * busy)),
         ("shared memory", counters.wavefronts as f64 / (clock * busy)),
         ("L2", 32.0 * counters.sectors as f64 / (L2_PORT * clock * busy)),
         ("device memory", dram),

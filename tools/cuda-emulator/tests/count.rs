@@ -66,6 +66,10 @@ fn the_roofline_is_that_of_the_busiest_resource() {
     close((two.us - LAUNCH_US) / (p.us - LAUNCH_US), 216.0 / 109.0);
     let h = predict(&h100, &s, 128, 0, [132, 1, 1], [256, 1, 1]);
     close(h.us - LAUNCH_US, (p.us - LAUNCH_US) * 312.0 / (989.0 * 0.63));
+    // Two warps keep two quarters of a multiprocessor busy, unless another block's are there as well.
+    let half = predict(&a100, &s, 128, 0, [108, 1, 1], [64, 1, 1]);
+    close(half.us - LAUNCH_US, (p.us - LAUNCH_US) * 2.0);
+    close(predict(&a100, &s, 128, 0, [216, 1, 1], [64, 1, 1]).us, p.us);
     let t = matrices("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", 1 << 24);
     close(predict(&a100, &t, 128, 0, [108, 1, 1], [256, 1, 1]).us, p.us);
     // 2039 GB/s of device memory.
