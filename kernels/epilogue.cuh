@@ -8,7 +8,7 @@
 #pragma once
 #include "common.cuh"
 
-// Mirrored by `Epilogue` in src/ops/linear/cuda.rs.
+// Mirrored by `Raw` in src/ops/linear/cuda/epilogue.rs.
 struct Epilogue {
     const float2* stats;   // of the input, see stats_at in common.cuh; null: no LayerNorm
     const float* colsum;   // (N) sums of the rounded weights' rows; with `stats`
