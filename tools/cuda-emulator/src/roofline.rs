@@ -2,8 +2,8 @@
 //!
 //! Each resource of the GPU would need some time for what was counted; the longest is the bound. A multiprocessor's own
 //! resources are shared out by whole blocks: of 133 blocks on 132 multiprocessors one waits for a second turn; and each of its
-//! quarters computes for warps of its own: two warps keep half of it busy. Nothing is
-//! assumed about latency, caches or clocks under load, so most kernels are slower than that.
+//! quarters computes for warps of its own: two warps keep half of it busy. Nothing is assumed about
+//! latency, caches or clocks under load, so most kernels are slower than that.
 
 use crate::count::{Summary, tensor};
 use crate::gpu::Gpu;
@@ -70,18 +70,18 @@ pub fn predict(
     let quarters = busy * (held * f64::from(threads.div_ceil(32)) / QUARTERS).min(1.0);
     let clock = f64::from(gpu.clock) * 1e-3; // per µs
     let class = |names: &[&str]| names.iter().filter_map(|n| counters.classes.get(*n)).sum::<u64>() as f64;
-    let lanes = |names: &[&str], lanes: f64| class(names) * 32.0 / (lanes * clock * quarters);
+    let lanes = |names: &[&str], lanes: f64, parts: f64| class(names) * 32.0 / (lanes * clock * parts);
     // Bytes over GB/s are ns.
     let dram = (counters.unique_read + counters.unique_written) as f64 / (gpu.bandwidth * 1e3);
     let mut times = [
         ("tensor cores", tensor_us(gpu, counters) * all / quarters),
         ("issue slots", counters.instructions as f64 / (ISSUE * clock * quarters)),
-        ("fp32", lanes(&["Float", "Half"], f64::from(gpu.fp32_lanes))),
-        ("fp64", lanes(&["Double"], f64::from(gpu.fp64_lanes))),
-        ("integer", lanes(&["Integer", "Compare"], f64::from(gpu.int32_lanes))),
-        ("special functions", lanes(&["Special"], SPECIAL)),
-        ("conversions", lanes(&["Convert"], CONVERT)),
-        ("shuffles", class(&["WarpExchange"]) * 32.0 / (EXCHANGE * clock * busy)),
+        ("fp32", lanes(&["Float", "Half"], f64::from(gpu.fp32_lanes), quarters)),
+        ("fp64", lanes(&["Double"], f64::from(gpu.fp64_lanes), quarters)),
+        ("integer", lanes(&["Integer", "Compare"], f64::from(gpu.int32_lanes), quarters)),
+        ("special functions", lanes(&["Special"], SPECIAL, quarters)),
+        ("conversions", lanes(&["Convert"], CONVERT, quarters)),
+        ("shuffles", lanes(&["WarpExchange"], EXCHANGE, busy)),
         ("shared memory", counters.wavefronts as f64 / (clock * busy)),
         ("L2", 32.0 * counters.sectors as f64 / (L2_PORT * clock * busy)),
         ("device memory", dram),
