@@ -36,7 +36,7 @@ pub const AUROC_BOUND: f64 = 3e-3;
 const ALPHAS: [Option<f64>; 5] = [Some(0.5), None, Some(0.35), Some(0.65), Some(0.8)];
 /// While maps or scores are not within this share of their bounds (other pictures stray more than those of the
 /// calibration), the worst eighth of the layers is taken out of int8; [`ROUNDS`] times, then only for the bounds.
-const HEADROOM: f64 = 0.5;
+const HEADROOM: f64 = 0.4;
 const ROUNDS: usize = 4;
 
 /// What was found of one layer.

@@ -35,6 +35,8 @@ pub struct Inputs<X: Narrow> {
     /// `(T, C)`.
     wide: Aligned<X>,
     rows: int8::Rows,
+    /// In panels, for products in pairs.
+    pairs: Aligned<f32>,
     /// Looks at the inputs of layers that are not in int8.
     pub watch: Option<Watch>,
 }
@@ -42,7 +44,9 @@ pub struct Inputs<X: Narrow> {
 impl<X: Narrow> Inputs<X> {
     /// For `rows` rows of `c` channels, `hidden` where they are operands already.
     pub fn new(rows: usize, c: usize, hidden: usize) -> Self {
-        Self { wide: Aligned::zeros(rows * c), rows: int8::Rows::new(rows, hidden), watch: None }
+        let pairs = if X::PAIRS { packed::paired_len(rows, hidden.max(c)) } else { 0 };
+        let rows_of = int8::Rows::new(rows, hidden);
+        Self { wide: Aligned::zeros(rows * c), rows: rows_of, pairs: Aligned::zeros(pairs), watch: None }
     }
 }
 
@@ -51,20 +55,13 @@ impl<X: Narrow> Layer<X> {
     pub fn new(cpu: &Cpu, name: String, mut p: Plain, decide: Decide) -> Self {
         let (n, k) = (p.b.len(), p.k());
         let weights = match decide(&name, &p) {
-            None => Weights::Wide(Packed::new(cpu, &p.w, n, k, p.b)),
+            None => Weights::Wide(Packed::paired(cpu, &p.w, n, k, p.b)),
             Some(by) => {
                 p.smooth(&by);
                 Weights::Int8(int8::Packed::new(cpu, &p.w, n, k, p.b), by)
             }
         };
         Self { name, weights }
-    }
-    /// Outputs.
-    fn n(&self) -> usize {
-        match &self.weights {
-            Weights::Wide(w) => w.n,
-            Weights::Int8(w, _) => w.n,
-        }
     }
     /// On rows `(·, K)` of sums, normalised first if there is an epsilon.
     pub fn on_sums<Y: Cell<X> + Narrow>(
@@ -86,7 +83,7 @@ impl<X: Narrow> Layer<X> {
                 if let Some(watch) = &mut via.watch {
                     watch.see(&self.name, wide, w.k);
                 }
-                self.wide(cpu, w, &via.wide[..x.len()], None, to, epilogue, None);
+                Self::wide(cpu, w, &via.wide[..x.len()], &mut via.pairs, None, to, epilogue, None);
             }
             Weights::Int8(w, by) => {
                 match eps {
@@ -114,7 +111,7 @@ impl<X: Narrow> Layer<X> {
                 if let Some(watch) = &mut via.watch {
                     watch.see(&self.name, x, w.k);
                 }
-                self.wide(cpu, w, x, tail, to, epilogue, sum);
+                Self::wide(cpu, w, x, &mut via.pairs, tail, to, epilogue, sum);
             }
             Weights::Int8(w, by) => {
                 let epilogue = match tail {
@@ -132,17 +129,18 @@ impl<X: Narrow> Layer<X> {
     }
     #[allow(clippy::too_many_arguments)]
     fn wide<Y: Cell<X>>(
-        &self,
         cpu: &Cpu,
         w: &Packed<X>,
         x: &[X],
+        pairs: &mut [f32],
         tail: Option<(Input<X>, Panels<X>)>,
         to: &mut [Y],
         epilogue: Epilogue,
         sum: Option<&mut [f32]>,
     ) {
-        let a = Input { data: x, ld: w.k };
-        packed::forward(cpu, x.len() / w.k, a, w.view(), tail, to, self.n(), epilogue, sum)
+        let m = x.len() / w.k;
+        let a = packed::pair(cpu, m, Input { data: x, ld: w.k }, w, pairs);
+        packed::forward(cpu, m, a, w.view(), tail, to, w.n, epilogue, sum)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod int8;
 pub(crate) mod micro;
 pub(crate) mod pack;
 pub mod packed;
+pub(crate) mod paired;
 
 use crate::error::Result;
 use crate::runtime::simd::Elem;

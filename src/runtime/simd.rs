@@ -10,6 +10,7 @@ pub mod avx512;
 pub mod bf16;
 pub mod int8;
 pub mod math;
+pub mod paired;
 pub mod product;
 pub mod scalar;
 pub mod slice;
@@ -55,7 +56,7 @@ pub trait Elem:
 }
 
 macro_rules! elem {
-    ($t:ty, $narrow:ty, $exp:path, $dispatch:item) => {
+    ($t:ty, $narrow:ty, $pairs:literal, $exp:path, $dispatch:item) => {
         impl Elem for $t {
             type Narrow = $narrow;
             const ZERO: Self = 0.0;
@@ -90,6 +91,7 @@ macro_rules! elem {
         impl Operand for $t {
             type Sum = $t;
             const GROUP: usize = 1;
+            const PAIRS: bool = $pairs;
             #[inline(always)]
             fn round(x: $t) -> Self {
                 x
@@ -109,18 +111,20 @@ macro_rules! elem {
 elem!(
     f32,
     half::bf16,
+    true,
     libm::expf,
     fn dispatch<K: Kernel<f32>>(tier: Tier, k: K) -> K::Output {
         match tier {
             Tier::Scalar => k.run(scalar::Scalar::<f32>::new()),
             Tier::Avx2 => avx2::enter(k),
-            Tier::Avx512 => avx512::enter(k),
+            Tier::Avx512 | Tier::Avx512Paired => avx512::enter(k),
         }
     }
 );
 elem!(
     f64,
     f64,
+    false,
     libm::exp,
     fn dispatch<K: Kernel<f64>>(_: Tier, k: K) -> K::Output {
         k.run(scalar::Scalar::<f64>::new())
@@ -197,6 +201,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache line at `p`, which may lie anywhere, to come to the second-level cache.
     #[inline(always)]
     fn prefetch(self, _p: *const Self::E) {}
+    /// A register tile of paired products, [`paired::tile`], at least one step; meanwhile the line of each step from
+    /// `ahead` on, which may lie anywhere, is asked for.
+    #[inline(always)]
+    unsafe fn paired(
+        self,
+        a: paired::Rows<Self::E>,
+        b: *const Self::E,
+        steps: usize,
+        to: *mut Self::E,
+        _ahead: *const Self::E,
+    ) {
+        unsafe { paired::tile(self, a, b, steps, to) }
+    }
     /// Copies 8x8 elements transposed: `to[j·to_ld + i] = from[i·from_ld + j]`.
     #[inline(always)]
     unsafe fn transpose8(self, from: *const Self::E, from_ld: usize, to: *mut Self::E, to_ld: usize) {
@@ -217,11 +234,13 @@ pub enum Tier {
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
+    /// The same, and f32 products in pairs: see [`paired`].
+    Avx512Paired,
 }
 
 impl Tier {
     /// Every tier, slowest first.
-    pub const ALL: [Tier; 3] = [Tier::Scalar, Tier::Avx2, Tier::Avx512];
+    pub const ALL: [Tier; 4] = [Tier::Scalar, Tier::Avx2, Tier::Avx512, Tier::Avx512Paired];
     /// Best tier of this chip.
     pub fn detect() -> Self {
         *Self::ALL.iter().rev().find(|t| t.is_supported()).unwrap_or(&Tier::Scalar)
@@ -230,7 +249,9 @@ impl Tier {
     pub fn choose(name: Option<&str>) -> Result<Self> {
         let Some(name) = name else { return Ok(Self::detect()) };
         let tier = Self::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| {
-            Error::usage(format!("INP_SIMD is `{name}`: set it to scalar, avx2 or avx512, or leave it unset"))
+            Error::usage(format!(
+                "INP_SIMD is `{name}`: set it to scalar, avx2, avx512 or avx512-paired, or leave it unset"
+            ))
         })?;
         if tier.is_supported() {
             return Ok(tier);
@@ -244,6 +265,7 @@ impl Tier {
             Tier::Scalar => true,
             Tier::Avx2 => avx2::is_supported(),
             Tier::Avx512 => avx512::is_supported(),
+            Tier::Avx512Paired => paired::is_supported(),
         }
     }
     /// Name as printed and as accepted by `INP_SIMD`.
@@ -252,6 +274,7 @@ impl Tier {
             Tier::Scalar => "scalar",
             Tier::Avx2 => "avx2",
             Tier::Avx512 => "avx512",
+            Tier::Avx512Paired => "avx512-paired",
         }
     }
 }

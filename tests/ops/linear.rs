@@ -5,6 +5,7 @@ mod cuda;
 mod int8;
 mod narrowed;
 mod packed;
+mod paired;
 
 use inp_former::ops::linear::{
     self,
@@ -14,8 +15,8 @@ use inp_former::runtime::{Cpu, Tensor};
 
 use crate::support::*;
 
-/// One, primes, one below and above each register tile (8x48, 6x16, 4x8) and K block (768), and the model's shapes.
-const SHAPES: [[usize; 3]; 13] = [
+/// One, primes, one below and above each register tile (6x64, 8x32, 6x16, 4x8) and K block (768), and the model's shapes.
+const SHAPES: [[usize; 3]; 14] = [
     [1, 1, 1],
     [1, 3, 2],
     [7, 47, 5],
@@ -27,6 +28,7 @@ const SHAPES: [[usize; 3]; 13] = [
     [8, 48, 767],
     [2, 9, 769],
     [6, 192, 192],
+    [71, 130, 98],
     [53, 768, 192],
     [29, 96, 1537],
 ];

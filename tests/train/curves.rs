@@ -19,6 +19,8 @@ use crate::support::cpu;
 const STEPS: usize = 200;
 /// Steps of a window.
 const WINDOW: usize = 50;
+/// Curves that a mean is of: of 16, rounding alone can part it by a hundredth.
+const SEEDS: u64 = 48;
 
 /// Uniform on (-1, 1); the name is the seed.
 fn random(name: &str, shape: &[usize]) -> Tensor<f32> {
@@ -90,14 +92,14 @@ fn folds_follow_the_plain_form_in_f64() {
 
 #[test]
 fn folds_and_bf16_follow_f32_on_average() {
-    let all = |cpu: &Cpu, path| (1..=16).map(|seed| curve::<f32>(cpu, path, seed)).collect::<Vec<_>>();
+    let all = |cpu: &Cpu, path| (1..=SEEDS).map(|seed| curve::<f32>(cpu, path, seed)).collect::<Vec<_>>();
     let (wide, plain) = (cpu(), all(&cpu(), Path::Plain));
     let mut rows = vec![
         ("folds in f32", all(&wide, Path::Folds), 0.01),
         ("folds in bf16", all(&wide.narrowed(), Path::Folds), 0.03),
     ];
     // What rounding alone does.
-    if wide.tier() == Tier::Avx512 {
+    if wide.tier() >= Tier::Avx512 {
         rows.push(("plain on AVX2", all(&Cpu::with_tier(Some(1), Tier::Avx2).unwrap(), Path::Plain), 0.01));
     }
     for (what, curves, bar) in rows {

@@ -6,16 +6,20 @@
 //! On a [`Cpu::narrowed`] both operands are rounded to narrower ones as they are packed, several of which then share a lane
 //! along K; C and the sums stay as they are.
 
+mod paired;
 pub mod side;
+mod task;
 
 use super::micro::{self, Out, Rows};
+use super::paired::A;
 pub use super::{micro::Start, pack::Mat};
 use crate::runtime::simd::aligned::{LINE, Room};
-use crate::runtime::simd::product::{SumOf, Sums};
-use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd};
+use crate::runtime::simd::product::SumOf;
+use crate::runtime::simd::{Elem, Operand, Product, ProductKernel, Simd, Tier};
 use crate::runtime::{Cpu, Tensor};
 pub use side::{Factor, Kept};
 use side::{Fill, Side};
+use task::{C, End, Job, Task};
 
 /// Longest K block, in groups: a panel of it and the rows that meet it stay in the second-level cache.
 const KC: usize = 768;
@@ -175,14 +179,6 @@ fn scaled<X: Operand>(cpu: &Cpu, shape @ [m, n, _]: [usize; 3], a: Side<X>, b: S
     y
 }
 
-/// Where C begins, the distance of its rows and that of its parts.
-#[derive(Clone, Copy)]
-struct C<E> {
-    out: Out<E>,
-    ld: usize,
-    step: usize,
-}
-
 /// SAFETY: each part of C may be written at `i·ld + j` for `i < m, j < n`, and read there if `start` is `Add`.
 unsafe fn into<E: Elem>(
     cpu: &Cpu,
@@ -204,40 +200,6 @@ unsafe fn into<E: Elem>(
     }
 }
 
-/// What becomes of the sums.
-#[derive(Clone, Copy)]
-enum End<'a, X: Operand> {
-    /// They are stored.
-    Store(C<X::Sum>),
-    /// GELU of them and its slope, rows n apart.
-    Gelu { y: Out<X>, slope: Out<X> },
-    /// They are multiplied by `by`, rows n apart.
-    Times { by: &'a [X], y: Out<X> },
-}
-
-/// `count` products of parts of A and B.
-#[derive(Clone, Copy)]
-struct Job<'a, X: Operand> {
-    count: usize,
-    shape: [usize; 3],
-    a: Side<'a, X>,
-    b: Side<'a, X>,
-    end: End<'a, X>,
-    start: Start<'a, X::Sum>,
-}
-
-impl<X: Operand> Job<'_, X> {
-    /// Groups along K.
-    fn groups(&self) -> usize {
-        self.shape[2].div_ceil(X::GROUP)
-    }
-    /// Length of a block of K, in groups, at least one: sums that go through a function come in one.
-    fn block(&self) -> usize {
-        let k = self.groups();
-        if matches!(self.end, End::Store(_)) { k.div_ceil(k.div_ceil(KC).max(1)).max(1) } else { k.max(1) }
-    }
-}
-
 /// SAFETY: `end`'s places may be written as it says, and those of C read if `start` is `Add`.
 unsafe fn run<X: Operand>(cpu: &Cpu, job: Job<X>) {
     let Job { count, shape: [m, n, k], a, b, start, .. } = job;
@@ -251,26 +213,54 @@ unsafe fn run<X: Operand>(cpu: &Cpu, job: Job<X>) {
     if m == 0 || n == 0 {
         return;
     }
-    let (mr, nr) = cpu.product::<X, _>(micro::Shape);
-    let tasks = |rows: usize, cols: usize| count * m.div_ceil(rows) * n.div_ceil(cols);
-    let transposed = a.transposed();
-    // Large enough that what a task packs is used often, small enough to feed every thread.
-    let (mut rows, mut cols) = if transposed { (m, nr) } else { (DOWN * mr, n.next_multiple_of(nr)) };
-    while cpu.threads() > 1 && tasks(rows, cols) < 8 * cpu.threads() && (rows > mr || cols > nr) {
-        let to = if cols > nr { (&mut cols, nr) } else { (&mut rows, mr) };
-        *to.0 = (*to.0 / 2).next_multiple_of(to.1);
+    if pairs::<X>(cpu, n, k) {
+        // SAFETY: the caller's.
+        return unsafe { paired::run(cpu, job) };
     }
-    let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
+    let (mr, nr) = cpu.product::<X, _>(micro::Shape);
+    let transposed = a.transposed();
+    let [rows, cols] = deal(cpu, &job, [DOWN * mr, mr, nr]);
     let mut packed = match transposed {
         true => panels(cpu, a.across(), count, m, k, TILES * mr),
         false => panels(cpu, b, count, n, k, nr),
     };
     let packed = Out(packed.out());
-    cpu.run(tasks(rows, cols), |t| {
-        let (part, i, j) = (t / (down * across), t / across % down * rows, t % across * cols);
-        let size = [rows.min(m - i), cols.min(n - j)];
-        let task = Task { job, packed, part, at: [i, j], size };
+    each(cpu, job, [rows, cols], packed, |task| {
         if transposed { cpu.product::<X, _>(Columns(task)) } else { cpu.product::<X, _>(Down(task)) }
+    });
+}
+
+/// Whether these products are paired. Few columns do not pay for packing A; the number of rows must not matter.
+pub(super) fn pairs<X: Operand>(cpu: &Cpu, n: usize, k: usize) -> bool {
+    X::PAIRS && cpu.tier() == Tier::Avx512Paired && n >= 64 && k >= 32
+}
+
+/// Rows and columns of a task: large enough that what it packs is used often, small enough to feed every thread. Of a
+/// plain A a task takes `down` rows at most, in register tiles of `mr`, `nr`.
+fn deal<X: Operand>(cpu: &Cpu, job: &Job<X>, [down, mr, nr]: [usize; 3]) -> [usize; 2] {
+    let [m, n, _] = job.shape;
+    let tasks = |rows: usize, cols: usize| job.count * m.div_ceil(rows) * n.div_ceil(cols);
+    let (mut rows, mut cols) = if job.a.transposed() { (m, nr) } else { (down, n.next_multiple_of(nr)) };
+    while cpu.threads() > 1 && tasks(rows, cols) < 8 * cpu.threads() && (rows > mr || cols > nr) {
+        let to = if cols > nr { (&mut cols, nr) } else { (&mut rows, mr) };
+        *to.0 = (*to.0 / 2).next_multiple_of(to.1);
+    }
+    [rows, cols]
+}
+
+/// Runs a task for each so many rows and columns.
+fn each<X: Operand>(
+    cpu: &Cpu,
+    job: Job<X>,
+    [rows, cols]: [usize; 2],
+    packed: Out<X::Sum>,
+    f: impl Fn(Task<X>) + Sync + Send,
+) {
+    let [m, n, _] = job.shape;
+    let (down, across) = (m.div_ceil(rows), n.div_ceil(cols));
+    cpu.run(job.count * down * across, |t| {
+        let (part, i, j) = (t / (down * across), t / across % down * rows, t % across * cols);
+        f(Task { job, packed, part, at: [i, j], size: [rows.min(m - i), cols.min(n - j)] })
     });
 }
 
@@ -308,15 +298,6 @@ fn panels<X: Operand>(
     room
 }
 
-/// Rows and columns of one part's product, of which one operand is packed.
-struct Task<'a, X: Operand> {
-    job: Job<'a, X>,
-    packed: Out<X::Sum>,
-    part: usize,
-    at: [usize; 2],
-    size: [usize; 2],
-}
-
 /// A task with A as it was stored and B packed.
 struct Down<'a, X: Operand>(Task<'a, X>);
 impl<X: Operand> ProductKernel<X> for Down<'_, X> {
@@ -352,7 +333,7 @@ impl<X: Operand> ProductKernel<X> for Down<'_, X> {
                         let rows = Rows { p: a.p.add(i * a.block + k0), ..a };
                         let ahead = next.wrapping_add(i / mr * (k / 4) * (LINE / size_of::<X::Sum>()));
                         let shape = [mr.min(m - i), cols, k];
-                        self.0.tile(p, [i0 + i, j], shape, k0, rows, at, ahead);
+                        self.0.tile(p, [i0 + i, j], shape, k0, A::Rows(rows), at, ahead);
                     }
                 }
             }
@@ -400,76 +381,7 @@ impl<X: Operand> ProductKernel<X> for Columns<'_, X> {
                         let ahead =
                             next.wrapping_add(i % width / mr * (k / 4) * (LINE / size_of::<X::Sum>()));
                         let shape = [mr.min(i0 + m - i), cols, k];
-                        self.0.tile(p, [i, j], shape, k0, rows, out.0.cast_const(), ahead);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Elements of the largest register tile.
-const TILE: usize = 6 * 64;
-/// Sums of a register tile on their way through a function.
-#[repr(align(64))]
-struct Tile<E>([E; TILE]);
-
-impl<X: Operand> Task<'_, X> {
-    /// One register tile, of the block of K that begins at `k0`.
-    ///
-    /// SAFETY: as [`micro::one`]'s; no other thread has this part of what is written.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile<P: Product<X = X>>(
-        &self,
-        p: P,
-        [i, j]: [usize; 2],
-        shape @ [rows, cols, _]: [usize; 3],
-        k0: usize,
-        a: Rows<SumOf<P>>,
-        b: *const SumOf<P>,
-        ahead: *const SumOf<P>,
-    ) {
-        let (s, l, nr) = (p.simd(), P::S::LANES, P::S::NV * P::S::LANES);
-        let [m, n, _] = self.job.shape;
-        let start = match self.job.start {
-            _ if k0 > 0 => Start::Add,
-            Start::Bias(bias) => Start::Bias(&bias[j..j + cols]),
-            other => other,
-        };
-        // SAFETY: the caller's.
-        unsafe {
-            if let End::Store(C { out, ld, step }) = self.job.end {
-                let c = out.0.add(self.part * step + i * ld + j);
-                return micro::one(p, shape, a, b, c, ld, start, ahead);
-            }
-            if let End::Times { by, .. } = self.job.end {
-                // Asked for now, here after the products.
-                let per = LINE / size_of::<X>();
-                for r in 0..rows {
-                    let at = (self.part * m + i + r) * n + j;
-                    (0..cols).step_by(per).for_each(|o| s.prefetch(by.as_ptr().wrapping_add(at + o).cast()));
-                }
-            }
-            let mut tile = std::mem::MaybeUninit::<Tile<SumOf<P>>>::uninit();
-            let x = tile.as_mut_ptr().cast::<SumOf<P>>();
-            micro::one(p, shape, a, b, x, nr, start, ahead);
-            for r in 0..rows {
-                let at = (self.part * m + i + r) * n + j;
-                for o in (0..cols).step_by(l) {
-                    let (w, x, at) = (l.min(cols - o), x.add(r * nr + o), at + o);
-                    // Nothing was written past the columns.
-                    let x: Sums<P> = if w == l { s.load(x) } else { s.load_n(x, w) };
-                    match self.job.end {
-                        End::Store(_) => {}
-                        End::Gelu { y, slope } => {
-                            let [v, d] = p.gelu_slope(x);
-                            p.put(y.0.add(at), w, v);
-                            p.put(slope.0.add(at), w, d);
-                        }
-                        End::Times { by, y } => {
-                            p.put(y.0.add(at), w, s.mul(x, p.get(by.as_ptr().add(at), w)))
-                        }
+                        self.0.tile(p, [i, j], shape, k0, A::Rows(rows), out.0.cast_const(), ahead);
                     }
                 }
             }

@@ -28,6 +28,28 @@ pub enum Start<'a, E> {
     Add,
 }
 
+impl<E: Elem> Start<'_, E> {
+    /// Writes the first `n <= LANES` of `v`, the sums of column j and those after it, to c.
+    ///
+    /// SAFETY: c is theirs, and can be read if this is `Add`; of a bias there are as many.
+    #[inline(always)]
+    pub(super) unsafe fn finish<S: Simd<E = E>>(self, s: S, c: *mut E, j: usize, n: usize, v: S::V) {
+        // SAFETY: the caller's.
+        unsafe {
+            let base = match self {
+                Start::Zero => None,
+                Start::Bias(bias) => Some(bias.as_ptr().add(j)),
+                Start::Add => Some(c.cast_const()),
+            };
+            if n == S::LANES {
+                s.store(c, base.map_or(v, |from| s.add(v, s.load(from))));
+            } else {
+                s.store_n(c, n, base.map_or(v, |from| s.add(v, s.load_n(from, n))));
+            }
+        }
+    }
+}
+
 /// Where C begins, for tasks that each write their own elements of it.
 #[derive(Clone, Copy)]
 pub struct Out<E>(pub *mut E);
@@ -182,16 +204,7 @@ unsafe fn tile<P: Product, const MR: usize, const NV: usize>(
             }
             for (j, v) in acc.into_iter().enumerate() {
                 let (c, w) = (c.add(i * ldc + j * l), l.min(cols - j * l));
-                let base = match start {
-                    Start::Zero => None,
-                    Start::Bias(bias) => Some(bias.as_ptr().add(j * l)),
-                    Start::Add => Some(c.cast_const()),
-                };
-                if w == l {
-                    s.store(c, base.map_or(v, |from| s.add(v, s.load(from))));
-                } else {
-                    s.store_n(c, w, base.map_or(v, |from| s.add(v, s.load_n(from, w))));
-                }
+                start.finish(s, c, j * l, w, v);
             }
         }
     }

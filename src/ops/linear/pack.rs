@@ -27,6 +27,11 @@ impl<'a, E> Mat<'a, E> {
     pub fn transposed(data: &'a [E], ld: usize) -> Self {
         Self { data, ld, transposed: true }
     }
+    /// The columns from `j` on.
+    pub fn columns_from(self, j: usize) -> Self {
+        let at = if self.transposed { j * self.ld } else { j };
+        Self { data: &self.data[at.min(self.data.len())..], ..self }
+    }
     /// Panics unless a matrix of this shape lies inside the slice (a bug of the caller, never a user's input).
     pub fn check(&self, rows: usize, cols: usize) {
         let (r, c) = if self.transposed { (cols, rows) } else { (rows, cols) };

@@ -6,10 +6,13 @@ pub mod factors;
 
 use std::marker::PhantomData;
 
+use super::gemm;
 use super::micro::{self, Out, Rows, Start};
 use super::pack::{Mat, Pack};
+use super::paired::{self, A, AsRows, Blocks, WIDTH};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::{Aligned, LINE};
+use crate::runtime::simd::paired::{self as simd, ROWS};
 use crate::runtime::simd::product::Sums;
 use crate::runtime::simd::{Operand, Product, ProductKernel, Simd, slice};
 
@@ -27,6 +30,7 @@ pub struct Packed<X = f32> {
     pub k: usize,
     /// Added to every row `(N)`.
     pub bias: Vec<f32>,
+    pairs: Option<Blocks>,
     operand: PhantomData<X>,
 }
 
@@ -45,15 +49,30 @@ impl<X: Narrow> Packed<X> {
             let rows = 0..lanes;
             cpu.dispatch(Pack { out, width: nr, kc: lanes, b, k0: 0, rows, cols: 0..cols });
         });
-        Self { panels, n, k, bias, operand: PhantomData }
+        Self { panels, n, k, bias, pairs: None, operand: PhantomData }
+    }
+    /// As [`Packed::new`], for products in pairs where `cpu` has them for operands X: [`pair`] then makes A.
+    pub fn paired(cpu: &Cpu, w: &[f32], n: usize, k: usize, bias: Vec<f32>) -> Self {
+        if !gemm::pairs::<X>(cpu, n, k) {
+            return Self::new(cpu, w, n, k, bias);
+        }
+        assert!((bias.is_empty() || bias.len() == n) && w.len() >= n * k, "packed: weights or bias");
+        let (nr, blocks) = (tile::<X>(cpu).1, Blocks::new(k, KC));
+        let mut panels = Aligned::zeros(n.next_multiple_of(nr) * blocks.rows());
+        let out = Out(panels.as_mut_ptr());
+        // SAFETY: there are as many panels.
+        unsafe { paired::pack(cpu, 1, |_| Mat::transposed(w, k), n, nr, blocks, out) };
+        Self { panels, n, k, bias, pairs: Some(blocks), operand: PhantomData }
     }
     /// The panels as an operand.
     pub fn view(&self) -> Panels<'_, X> {
-        Panels { bias: &self.bias, ..Panels::new(&self.panels, self.n, self.k) }
+        let stride = self.pairs.map_or(self.k, |b| b.rows());
+        Panels { bias: &self.bias, stride, pairs: self.pairs, ..Panels::new(&self.panels, self.n, self.k) }
     }
     /// Rows `k0..k0 + k` of B alone, both whole groups.
     pub fn slice_k(&self, nr: usize, k0: usize, k: usize) -> Panels<'_, X> {
-        assert!(k0 + k <= self.k && k0.is_multiple_of(X::GROUP), "packed: rows of B");
+        let whole = k0 + k <= self.k && k0.is_multiple_of(X::GROUP);
+        assert!(whole && self.pairs.is_none(), "packed: rows of B");
         let data = &self.panels[(k0 / X::GROUP * nr).min(self.panels.len())..];
         Panels { data, k, bias: &[], ..self.view() }
     }
@@ -104,13 +123,14 @@ pub struct Panels<'a, X = f32> {
     pub stride: usize,
     /// Added to every row `(n)`; empty for none.
     pub bias: &'a [f32],
+    pairs: Option<Blocks>,
     operand: PhantomData<X>,
 }
 
 impl<'a, X> Panels<'a, X> {
     /// B `(k, n)` whose panels follow one another; no bias.
     pub fn new(data: &'a [f32], n: usize, k: usize) -> Self {
-        Self { data, n, k, stride: k, bias: &[], operand: PhantomData }
+        Self { data, n, k, stride: k, bias: &[], pairs: None, operand: PhantomData }
     }
     /// With a bias `(n)`.
     pub fn with_bias(self, bias: &'a [f32]) -> Self {
@@ -133,6 +153,31 @@ impl<X: Narrow> Input<'_, X> {
         let row = self.ld / X::GROUP;
         Rows { p: self.data[i * self.ld + k..].as_ptr().cast(), row, col: 1, block: row }
     }
+}
+
+/// A `(m, K)` for a product with `w`: as it is, or in panels for products in pairs, which are written to `to`.
+pub fn pair<'a, X: Narrow>(
+    cpu: &Cpu,
+    m: usize,
+    a: Input<'a, X>,
+    w: &Packed<X>,
+    to: &'a mut [f32],
+) -> Input<'a, X> {
+    let Some(blocks) = w.pairs else { return a };
+    let ld = paired::row_len::<f32>(blocks);
+    let to = &mut to[..paired_len(m, w.k)];
+    let from: &[f32] = bytemuck::cast_slice(a.data);
+    cpu.for_chunks(to, ROWS * ld, |i, to| {
+        let (m, from) = (ROWS.min(m - i * ROWS), Mat::plain(&from[i * ROWS * a.ld..], a.ld));
+        from.check(m, w.k);
+        cpu.dispatch(AsRows { out: Out(to.as_mut_ptr()), from, m, blocks });
+    });
+    Input { data: bytemuck::cast_slice(to), ld }
+}
+
+/// Elements that [`pair`] writes of `m` rows of `k`.
+pub fn paired_len(m: usize, k: usize) -> usize {
+    paired::rows_len::<f32>(m, Blocks::new(k, KC))
 }
 
 /// What a result is stored as: sums, or operands of the next product.
@@ -201,6 +246,8 @@ pub enum Epilogue<'a> {
 
 /// Rows and columns (in register tiles) of one task: its rows of A stay in the second-level cache.
 const TASK: (usize, usize) = (16, 3);
+/// Rows of paired products in the place of a register tile's.
+const PAIRED: usize = 6;
 /// Longest block of K, in groups: a task's rows of A and a panel of B stay in the second-level cache.
 const KC: usize = 768;
 
@@ -226,9 +273,14 @@ pub fn forward<X: Narrow, Y: Cell<X>>(
             [a.ld, b.k, b.stride].iter().all(|x| x.is_multiple_of(X::GROUP)),
             "packed: a part of a group"
         );
-        assert!(m == 0 || (m - 1) * a.ld + b.k <= a.data.len(), "packed: A too short");
+        let len = match b.pairs {
+            Some(blocks) if a.ld == paired::row_len::<f32>(blocks) => paired::rows_len::<f32>(m, blocks),
+            Some(_) => usize::MAX,
+            None => (m.max(1) - 1) * a.ld + b.k,
+        };
+        assert!(m == 0 || len <= a.data.len(), "packed: A too short");
         let panels = b.n.div_ceil(nr);
-        let rows = (panels.max(1) - 1) * b.stride + b.k;
+        let rows = (panels.max(1) - 1) * b.stride + b.pairs.map_or(b.k, |blocks| blocks.rows());
         assert!(panels == 0 || rows / X::GROUP * nr <= b.data.len(), "packed: B too short");
     };
     fits(&a, &b);
@@ -244,7 +296,7 @@ pub fn forward<X: Narrow, Y: Cell<X>>(
     if let Epilogue::ScaledGelu { scale, shift } = epilogue {
         assert!(scale.len() >= m && shift.len() == b.n, "packed: scale or shift");
     }
-    let (rows, cols) = (TASK.0 * mr, TASK.1 * nr);
+    let (rows, cols) = (TASK.0 * if b.pairs.is_some() { PAIRED } else { mr }, TASK.1 * nr);
     let across = b.n.div_ceil(cols);
     let out = Out(c.as_mut_ptr());
     let sum = sum.map(|s| Out(s.as_mut_ptr()));
@@ -273,46 +325,52 @@ impl<X: Narrow, Y: Cell<X>> ProductKernel<X> for Task<'_, X, Y> {
     fn run<P: Product<X = X>>(self, p: P) {
         let ([i0, j0], [m, n], nr) = (self.at, self.shape, self.nr);
         let Panels { data: b, bias, .. } = self.b;
-        let (k, stride) = (self.b.k / X::GROUP, self.b.stride / X::GROUP);
+        let stride = self.b.stride / X::GROUP;
         let residual = matches!(self.epilogue, Epilogue::Residual);
         // Whether the sums' last way is through the tile, not into C.
         let bends = !Y::SUMS || matches!(self.epilogue, Epilogue::Gelu | Epilogue::ScaledGelu { .. });
         let mut tile = Tile([0.0; TILE]);
-        // Depends on K and the kind of result alone, as every element's order of summation must.
-        let block = if Y::SUMS { k.div_ceil(k.div_ceil(KC).max(1)).max(1) } else { k.max(1) };
-        for k0 in (0..k.max(1)).step_by(block) {
-            let (kc, last) = (block.min(k - k0), k0 + block >= k);
+        let (blocks, mr) = (self.blocks(), if self.b.pairs.is_some() { WIDTH } else { P::S::MR });
+        for block in 0..blocks {
+            let ([at, k0, kc], first, last) = (self.block(block), block == 0, block + 1 == blocks);
             for j in (j0..j0 + n).step_by(nr) {
                 let cols = nr.min(j0 + n - j);
                 let start = match bias {
-                    _ if bends && last && k0 > 0 => Start::Zero,
-                    _ if k0 > 0 || residual => Start::Add,
+                    _ if bends && last && !first => Start::Zero,
+                    _ if !first || residual => Start::Add,
                     [] => Start::Zero,
                     bias => Start::Bias(&bias[j..j + cols]),
                 };
                 // The panel that comes after this one, maybe in another task; each register tile fetches a part of it.
-                let (panel, next_k) = if j + nr < j0 + n {
-                    (j / nr + 1, k0)
+                let next = if j + nr < j0 + n {
+                    (j / nr + 1) * stride + at
                 } else if last {
-                    ((j0 + n) / nr, 0)
+                    (j0 + n) / nr * stride
                 } else {
-                    (j0 / nr, k0 + kc)
+                    j0 / nr * stride + self.block(block + 1)[0]
                 };
-                let next = b.as_ptr().wrapping_add((panel * stride + next_k) * nr);
-                let at = b[(j / nr * stride + k0) * nr..].as_ptr();
-                for i in (i0..i0 + m).step_by(P::S::MR) {
-                    let shape = [P::S::MR.min(i0 + m - i), cols, kc];
-                    let part = (i - i0) / P::S::MR * (kc / 4) * (LINE / size_of::<f32>());
-                    let ahead = if part < kc * nr { next.wrapping_add(part) } else { at };
-                    let a = self.a.rows(i, k0 * X::GROUP);
+                let next = b.as_ptr().wrapping_add(next * nr);
+                let at_b = b[(j / nr * stride + at) * nr..].as_ptr();
+                for i in (i0..i0 + m).step_by(mr) {
+                    let shape = [mr.min(i0 + m - i), cols, kc];
+                    let lines = if self.b.pairs.is_some() { kc * nr / PAIRED } else { kc / 4 * (LINE / 4) };
+                    let part = (i - i0) / mr * lines;
+                    let ahead = if part < kc * nr { next.wrapping_add(part) } else { at_b };
+                    let a = match self.b.pairs {
+                        None => A::Rows(self.a.rows(i, k0 * X::GROUP)),
+                        Some(_) => {
+                            let p = self.a.data[i * self.a.ld + at..].as_ptr().cast();
+                            A::Paired(simd::Rows { p, row: self.a.ld, col: 1 })
+                        }
+                    };
                     // SAFETY: `forward` checked A, B and C; this task alone has its rows and columns of C, which is of
                     // f32 where the sums do not go to the tile, and the tile.
                     unsafe {
                         let c = self.out.0.add(i * self.ldc + j).cast::<f32>();
                         let (c, ld) = if bends && last { (tile.0.as_mut_ptr(), nr) } else { (c, self.ldc) };
-                        micro::one(p, shape, a, at, c, ld, start, ahead);
+                        a.times(p, shape, at_b, c, ld, start, ahead);
                         if last {
-                            self.finish(p, [i, j], shape, c, ld, bends && k0 > 0);
+                            self.finish(p, [i, j], shape, c, ld, bends && !first);
                         }
                     }
                 }
@@ -321,14 +379,29 @@ impl<X: Narrow, Y: Cell<X>> ProductKernel<X> for Task<'_, X, Y> {
     }
 }
 
-/// Elements of the largest register tile.
-const TILE: usize = 6 * 64;
-/// The sums of a register tile on their way through a function. In C they would lie rows apart, where a load may wait for
+/// Elements of the largest tile.
+const TILE: usize = WIDTH * 64;
+/// The sums of a tile on their way through a function. In C they would lie rows apart, where a load may wait for
 /// the store of another row at the same place of its page.
 #[repr(align(64))]
 struct Tile([f32; TILE]);
 
 impl<X: Narrow, Y: Cell<X>> Task<'_, X, Y> {
+    /// Length of a block of K in groups: depends on K and the kind of result alone, as every element's order of summation
+    /// must.
+    fn each(&self) -> usize {
+        let k = self.b.k / X::GROUP;
+        if Y::SUMS { k.div_ceil(k.div_ceil(KC).max(1)).max(1) } else { k.max(1) }
+    }
+    fn blocks(&self) -> usize {
+        self.b.pairs.map_or((self.b.k / X::GROUP).max(1).div_ceil(self.each()), |blocks| blocks.count())
+    }
+    /// Where block `i` begins in a panel and in K, and its groups of K.
+    fn block(&self, i: usize) -> [usize; 3] {
+        let first = i * self.each();
+        let plain = [first, first, self.each().min(self.b.k / X::GROUP - first)];
+        self.b.pairs.map_or(plain, |blocks| blocks.block(i))
+    }
     /// The second product and the epilogue of the register tile whose sums lie at `x`, rows `ld` apart: in C, or beside it
     /// (`add`: and C holds what they are added to).
     ///
@@ -348,7 +421,7 @@ impl<X: Narrow, Y: Cell<X>> Task<'_, X, Y> {
             let k = b.k / X::GROUP;
             let panel = b.data[j / self.nr * b.stride / X::GROUP * self.nr..].as_ptr();
             // SAFETY: `forward` checked the operands.
-            unsafe { micro::one(p, [rows, cols, k], a.rows(i0, 0), panel, x, ld, Start::Add, panel) };
+            unsafe { micro::block(p, [rows, cols, k], a.rows(i0, 0), panel, x, ld, Start::Add) };
         }
         if Y::SUMS && matches!(self.epilogue, Epilogue::Store) && self.sum.is_none() {
             return;

@@ -1,6 +1,6 @@
 //! AVX-512: sixteen f32 a vector, tails by mask.
 
-use super::{Kernel, Simd, avx2, math};
+use super::{Kernel, Simd, avx2, math, paired};
 
 /// Whether this chip has the tier.
 pub fn is_supported() -> bool {
@@ -150,6 +150,17 @@ pub(super) mod x86 {
         #[inline(always)]
         fn prefetch(self, p: *const f32) {
             unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn paired(
+            self,
+            a: paired::Rows<f32>,
+            b: *const f32,
+            steps: usize,
+            to: *mut f32,
+            ahead: *const f32,
+        ) {
+            unsafe { paired::x86::tile(a, b, steps, to, ahead) }
         }
         #[inline(always)]
         unsafe fn transpose8(self, from: *const f32, from_ld: usize, to: *mut f32, to_ld: usize) {

@@ -10,7 +10,7 @@ use super::{Simd, Tier};
 pub fn is_native(tier: Tier) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        tier == Tier::Avx512 && is_x86_feature_detected!("avx512bf16")
+        tier >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16")
     }
     #[cfg(not(target_arch = "x86_64"))]
     {

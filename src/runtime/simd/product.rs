@@ -13,6 +13,8 @@ pub trait Operand: Pod + Default + PartialEq + Send + Sync + Debug {
     type Sum: Elem;
     /// Elements in a group.
     const GROUP: usize;
+    /// Whether their products go in pairs on a tier that has them.
+    const PAIRS: bool = false;
     /// Nearest element, ties to even.
     fn round(x: Self::Sum) -> Self;
     /// Exact.

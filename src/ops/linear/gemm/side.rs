@@ -115,10 +115,7 @@ impl<'a, X: Operand> Side<'a, X> {
     }
     /// The columns from `j` on.
     pub fn columns_from(self, j: usize) -> Self {
-        with!(self, m => {
-            let at = if m.transposed { j * m.ld } else { j };
-            Mat { data: &m.data[at.min(m.data.len())..], ..m }
-        })
+        with!(self, m => m.columns_from(j))
     }
     /// Stored rows of `k` elements along K as groups, and their distance in groups, if they lie so.
     pub fn lanes(self, k: usize) -> Option<(&'a [X::Sum], usize)> {
