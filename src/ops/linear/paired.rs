@@ -237,30 +237,45 @@ impl<E: Elem> Kernel<E> for AsRows<'_, E> {
 /// SAFETY: a block of as many steps may be written.
 #[inline(always)]
 unsafe fn row<S: Simd>(s: S, from: &[S::E], to: *mut S::E) {
-    let (l, k) = (S::LANES, from.len());
+    let (l, k, zero) = (S::LANES, from.len(), s.splat(S::E::ZERO));
     let mut first = [S::E::ZERO; 16 + STEP];
     first.iter_mut().step_by(STEP).for_each(|x| *x = S::E::ONE);
-    let (mut squares, mut taken) = ([s.splat(S::E::ZERO); 2], [s.splat(S::E::ZERO); 2]);
-    for (n, i) in (0..k).step_by(l).enumerate() {
-        let (x, next) = (slice::load(s, from, i), slice::load(s, from, i + 1));
-        squares[n % 2] = s.fma(x, x, squares[n % 2]);
-        // What follows the first of each step.
-        let next = s.mul(next, slice::load(s, &first, i % STEP));
-        taken[n % 2] = s.fma(x, next, taken[n % 2]);
-    }
-    let squares = s.sum(s.add(squares[0], squares[1])).to_f64();
-    let mut taken = s.sum(s.add(taken[0], taken[1]));
+    let (mut squares, mut taken, mut firsts) = ([zero; STEP], [zero; STEP], [zero; STEP]);
     let len = k.next_multiple_of(STEP);
     // SAFETY: the caller's, and of the row that there are k.
     unsafe {
-        let [by, back] = balance(squares, from.as_ptr(), 1, k).map(S::E::from_f64);
+        // The first of each step, in the vectors that begin at 0, 1 or 2 of one.
+        for (i, x) in firsts.iter_mut().enumerate() {
+            *x = s.load(first.as_ptr().add(i * l % STEP));
+        }
+        let at = from.as_ptr();
+        // Vectors that another element follows.
+        let vectors = k.saturating_sub(1) / l;
+        for v in (0..vectors / STEP * STEP).step_by(STEP) {
+            for i in 0..STEP {
+                let (x, next) = (s.load(at.add((v + i) * l)), s.load(at.add((v + i) * l + 1)));
+                squares[i] = s.fma(x, x, squares[i]);
+                taken[i] = s.fma(s.mul(x, firsts[i]), next, taken[i]);
+            }
+        }
+        for v in vectors / STEP * STEP..k.div_ceil(l) {
+            let (x, next) = (slice::load(s, from, v * l), slice::load(s, from, v * l + 1));
+            squares[v % STEP] = s.fma(x, x, squares[v % STEP]);
+            taken[v % STEP] = s.fma(s.mul(x, firsts[v % STEP]), next, taken[v % STEP]);
+        }
+        let squares = s.sum(s.add(s.add(squares[0], squares[1]), squares[2])).to_f64();
+        let [by, back] = balance(squares, at, 1, k).map(S::E::from_f64);
+        let (whole, scale) = (k / l * l, s.splat(by));
+        for i in (0..whole).step_by(l) {
+            s.store(to.add(i), s.mul(s.load(at.add(i)), scale));
+        }
         let to = std::slice::from_raw_parts_mut(to, len + MORE);
-        for i in (0..k).step_by(l) {
-            slice::store(s, &mut to[..k], i, s.mul(slice::load(s, from, i), s.splat(by)));
+        for i in whole..k {
+            to[i] = from[i] * by;
         }
         to[k..len].fill(S::E::ZERO);
-        taken = match in_range(squares) {
-            true => taken * by * by,
+        let taken = match in_range(squares) {
+            true => s.sum(s.add(s.add(taken[0], taken[1]), taken[2])) * by * by,
             false => to[..len].chunks_exact(STEP).fold(S::E::ZERO, |sum, x| sum + x[0] * x[1]),
         };
         (to[len], to[len + 1]) = (taken * S::E::from_f64(-0.5), back);
