@@ -365,8 +365,9 @@ pub unsafe fn tile<S: Simd>(
             let a = simd::Rows { p: a.p.add(i * a.row), ..a };
             for j in (0..cols).step_by(VECTORS * l) {
                 let of_a = a.p.add(steps * STEP * a.col);
+                // Rows that are not there are as the last one, and not stored.
                 for r in 0..ROWS {
-                    let taken = s.splat(*of_a.add(r * a.row));
+                    let taken = s.splat(*of_a.add(r.min(rows - i - 1) * a.row));
                     for v in (0..VECTORS * l).step_by(l) {
                         s.store(x.add(r * VECTORS * l + v), s.add(taken, s.load(of_b.add(j + v))));
                     }
