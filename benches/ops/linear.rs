@@ -128,20 +128,27 @@ fn packed_as<X: Narrow>(
         if n > k { 0.5 * y * (1.0 + libm::erf(y / std::f64::consts::SQRT_2)) } else { y }
     };
     let want: Vec<f64> = (0..5 * n).map(|e| at(e / n, e % n)).collect();
-    let weights = Packed::<X>::new(cpu, &w.data, n, k, b.data.clone());
+    let weights = Packed::<X>::paired(cpu, &w.data, n, k, b.data.clone());
     let more = Packed::<X>::new(cpu, &wt.data, n, tail, Vec::new());
     let second = (tail > 0).then(|| (Input { data: &oxt[..], ld: tail }, more.view()));
     let first = Input { data: &ox[..], ld: k };
+    let mut pairs = vec![0.0; packed::paired_len(m, k)];
     // As the engine has it: operands of the next product where the layer widens, sums where it does not.
     if n > k {
         let mut y = vec![X::default(); m * n];
-        let mut run = || packed::forward(cpu, m, first, weights.view(), second, &mut y, n, epilogue, None);
+        let mut run = || {
+            let first = packed::pair(cpu, m, first, &weights, &mut pairs);
+            packed::forward(cpu, m, first, weights.view(), second, &mut y, n, epilogue, None)
+        };
         run();
         time(c, "linear", &case, cpu, work, run);
         close(&case, &y[..5 * n].iter().map(|y| y.widen()).collect::<Vec<f32>>(), &want, tol);
     } else {
         let mut y = vec![0.0; m * n];
-        let mut run = || packed::forward(cpu, m, first, weights.view(), second, &mut y, n, epilogue, None);
+        let mut run = || {
+            let first = packed::pair(cpu, m, first, &weights, &mut pairs);
+            packed::forward(cpu, m, first, weights.view(), second, &mut y, n, epilogue, None)
+        };
         run();
         time(c, "linear", &case, cpu, work, run);
         close(&case, &y[..5 * n], &want, tol);
