@@ -104,15 +104,18 @@ fn every_kernel_has_its_op_test_and_bench() {
 
 /// Generic CPU bodies that work on raw pointers, the threads that they run on, the calls into the C library and the CUDA
 /// driver.
-const UNSAFE: [&str; 16] = [
+const UNSAFE: [&str; 19] = [
     "src/ops/attention.rs",
     "src/ops/linear/gemm.rs",
+    "src/ops/linear/gemm/paired.rs",
     "src/ops/linear/gemm/side.rs",
+    "src/ops/linear/gemm/task.rs",
     "src/ops/linear/int8.rs",
     "src/ops/linear/micro.rs",
     "src/ops/linear/pack.rs",
     "src/ops/linear/packed.rs",
     "src/ops/linear/packed/factors.rs",
+    "src/ops/linear/paired.rs",
     "src/runtime/cpu.rs",
     "src/runtime/cpu/team.rs",
     "src/runtime/cuda/buffer.rs",
