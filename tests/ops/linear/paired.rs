@@ -51,7 +51,7 @@ fn the_instructions_do_what_is_defined() {
 fn paired() -> Option<Cpu> {
     let cpu = Cpu::with_tier(Some(2), Tier::Avx512Paired).ok();
     if cpu.is_none() {
-        println!("skipped: this processor has no {}", Tier::Avx512Paired.name());
+        println!("SKIPPED: tier {} is not on this processor", Tier::Avx512Paired.name());
     }
     cpu
 }
