@@ -35,7 +35,7 @@ pub struct Inputs<X: Narrow> {
     /// `(T, C)`.
     wide: Aligned<X>,
     rows: int8::Rows,
-    /// In panels, for products in pairs.
+    /// Packed for products in pairs.
     pairs: Aligned<f32>,
     /// Looks at the inputs of layers that are not in int8.
     pub watch: Option<Watch>,

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use super::gemm;
 use super::micro::{self, Out, Rows, Start};
 use super::pack::{Mat, Pack};
-use super::paired::{self, A, AsRows, Blocks, WIDTH};
+use super::paired::{self, A, AsRows, Blocks, DOWN, WIDTH};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::{Aligned, LINE};
 use crate::runtime::simd::paired::{self as simd, ROWS};
@@ -155,7 +155,7 @@ impl<X: Narrow> Input<'_, X> {
     }
 }
 
-/// A `(m, K)` for a product with `w`: as it is, or in panels for products in pairs, which are written to `to`.
+/// A `(m, K)` for a product with `w`: as it is, or with its rows packed for products in pairs, which are written to `to`.
 pub fn pair<'a, X: Narrow>(
     cpu: &Cpu,
     m: usize,
@@ -246,8 +246,6 @@ pub enum Epilogue<'a> {
 
 /// Rows and columns (in register tiles) of one task: its rows of A stay in the second-level cache.
 const TASK: (usize, usize) = (16, 3);
-/// Rows of paired products in the place of a register tile's.
-const PAIRED: usize = 6;
 /// Longest block of K, in groups: a task's rows of A and a panel of B stay in the second-level cache.
 const KC: usize = 768;
 
@@ -278,7 +276,7 @@ pub fn forward<X: Narrow, Y: Cell<X>>(
             Some(_) => usize::MAX,
             None => (m.max(1) - 1) * a.ld + b.k,
         };
-        assert!(m == 0 || len <= a.data.len(), "packed: A too short");
+        assert!(m == 0 || len <= a.data.len(), "packed: A too short, or not paired as B is");
         let panels = b.n.div_ceil(nr);
         let rows = (panels.max(1) - 1) * b.stride + b.pairs.map_or(b.k, |blocks| blocks.rows());
         assert!(panels == 0 || rows / X::GROUP * nr <= b.data.len(), "packed: B too short");
@@ -296,7 +294,7 @@ pub fn forward<X: Narrow, Y: Cell<X>>(
     if let Epilogue::ScaledGelu { scale, shift } = epilogue {
         assert!(scale.len() >= m && shift.len() == b.n, "packed: scale or shift");
     }
-    let (rows, cols) = (TASK.0 * if b.pairs.is_some() { PAIRED } else { mr }, TASK.1 * nr);
+    let (rows, cols) = (if b.pairs.is_some() { DOWN } else { TASK.0 * mr }, TASK.1 * nr);
     let across = b.n.div_ceil(cols);
     let out = Out(c.as_mut_ptr());
     let sum = sum.map(|s| Out(s.as_mut_ptr()));
@@ -353,8 +351,11 @@ impl<X: Narrow, Y: Cell<X>> ProductKernel<X> for Task<'_, X, Y> {
                 let at_b = b[(j / nr * stride + at) * nr..].as_ptr();
                 for i in (i0..i0 + m).step_by(mr) {
                     let shape = [mr.min(i0 + m - i), cols, kc];
-                    let lines = if self.b.pairs.is_some() { kc * nr / PAIRED } else { kc / 4 * (LINE / 4) };
-                    let part = (i - i0) / mr * lines;
+                    let each = match self.b.pairs {
+                        None => kc / 4 * (LINE / size_of::<f32>()),
+                        Some(_) => kc * nr / (DOWN / WIDTH),
+                    };
+                    let part = (i - i0) / mr * each;
                     let ahead = if part < kc * nr { next.wrapping_add(part) } else { at_b };
                     let a = match self.b.pairs {
                         None => A::Rows(self.a.rows(i, k0 * X::GROUP)),
@@ -399,8 +400,10 @@ impl<X: Narrow, Y: Cell<X>> Task<'_, X, Y> {
     /// Where block `i` begins in a panel and in K, and its groups of K.
     fn block(&self, i: usize) -> [usize; 3] {
         let first = i * self.each();
-        let plain = [first, first, self.each().min(self.b.k / X::GROUP - first)];
-        self.b.pairs.map_or(plain, |blocks| blocks.block(i))
+        match self.b.pairs {
+            None => [first, first, self.each().min(self.b.k / X::GROUP - first)],
+            Some(blocks) => blocks.block(i),
+        }
     }
     /// The second product and the epilogue of the register tile whose sums lie at `x`, rows `ld` apart: in C, or beside it
     /// (`add`: and C holds what they are added to).

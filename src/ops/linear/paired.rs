@@ -1,12 +1,13 @@
 //! Products of [`simd::paired`](crate::runtime::simd::paired) tiles: how both operands are packed for them, and what is
 //! taken away afterwards.
 //!
-//! Sums of `(x₁ + y₂)(x₂ + y₁)` are as exact as those of `x₁y₁ + x₂y₂` only where x and y are of one magnitude. So each
-//! column of a block of a panel, which is a row of A or a column of B, is multiplied by the power of two that brings its
-//! root mean square to between 1 and 2, and the sums are multiplied back. The error is then that of the plain order relative
-//! to `‖x‖·‖y‖`, and nothing depends on any other row.
+//! Sums of `(x₁ + y₂)(x₂ + y₁)` are as exact as those of `x₁y₁ + x₂y₂` only where x and y are of one magnitude. So each row
+//! of A and each column of B is multiplied, in every block of K, by the power of two that brings its root mean square to
+//! between 1 and 2, and the sums are multiplied back. The error is then that of the plain order relative to `‖x‖·‖y‖`, and
+//! nothing depends on any other row.
 //!
-//! A block of K is whole steps, then `-½·Σ x₁x₂` of each column, then what its sums are to be multiplied with. Half is taken
+//! B, and an A that is stored transposed, are packed into panels; an A that is not keeps its rows ([`AsRows`]). A block of K
+//! is whole steps, then `-½·Σ x₁x₂` of each row or column, then what its sums are to be multiplied with. Half is taken
 //! away before and half afterwards: on the way the sums are smaller then, and their roundings too.
 
 use super::micro::{self, Out, Rows, Start};
@@ -16,15 +17,17 @@ use crate::runtime::simd::aligned::LINE;
 use crate::runtime::simd::paired::{self as simd, ROWS, STEP, VECTORS};
 use crate::runtime::simd::{Elem, Kernel, Operand, Product, Simd, slice};
 
-/// Blocks of `K` in a panel.
+/// Blocks of K in a panel, or in a row of A.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     k: usize,
     each: usize,
 }
 
-/// Columns of a panel of A.
+/// Columns of a panel of A, and rows of it between two looks at B's panel.
 pub const WIDTH: usize = 2 * ROWS;
+/// Rows that one task takes of an A that is not transposed: they stay in the second-level cache.
+pub const DOWN: usize = 6 * WIDTH;
 /// Rows of a block that are not of the operand.
 const MORE: usize = 2;
 

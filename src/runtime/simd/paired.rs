@@ -60,7 +60,7 @@ pub unsafe fn tile<S: Simd>(s: S, a: Rows<S::E>, b: *const S::E, steps: usize, t
     }
 }
 
-/// Whether this chip adds beside it multiplies: AMD's since Zen, and those made after them.
+/// Whether this chip adds beside its multipliers, and has AVX-512: AMD's of Zen, and Hygon's, which are of the same kind.
 pub fn is_supported() -> bool {
     #[cfg(target_arch = "x86_64")]
     {

@@ -2,16 +2,13 @@
 
 use super::super::micro::{self, Out};
 use super::super::pack::Mat;
-use super::super::paired::{self, A, AsRows, Panels, WIDTH};
+use super::super::paired::{self, A, AsRows, DOWN, Panels, WIDTH};
 use super::side::Side;
 use super::task::{Job, Task};
 use crate::runtime::Cpu;
 use crate::runtime::simd::aligned::Room;
 use crate::runtime::simd::paired::Rows;
 use crate::runtime::simd::{Kernel, Operand, Product, ProductKernel, Simd};
-
-/// Rows that one task takes of a plain A.
-const DOWN: usize = 6 * WIDTH;
 
 /// SAFETY: as [`super::run`]'s, which has checked the operands.
 pub(super) unsafe fn run<X: Operand>(cpu: &Cpu, job: Job<X>) {
